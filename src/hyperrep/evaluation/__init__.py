@@ -1,0 +1,18 @@
+"""Is a generated population better than training from scratch, and is it new?"""
+
+from .finetune import FinetuneSettings, evaluate_finetune
+from .novelty import error_similarity, nearest_similarity
+from .results import ResultRow, machine_name, read_results, results_table, write_results
+
+
+__all__ = [
+    "FinetuneSettings",
+    "ResultRow",
+    "error_similarity",
+    "evaluate_finetune",
+    "machine_name",
+    "nearest_similarity",
+    "read_results",
+    "results_table",
+    "write_results",
+]

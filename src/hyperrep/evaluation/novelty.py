@@ -1,0 +1,33 @@
+"""Is a generated network a copy? Two networks are as similar as the sets of images they get wrong."""
+
+import torch
+from torch import Tensor
+
+
+def error_similarity(predictions: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+    """Intersection over union of the images that two networks misclassify (arXiv 2506.07998).
+
+    Args:
+        predictions (`Tensor`): (models, images), predicted classes.
+        others (`Tensor`): (other_models, images)
+        labels (`Tensor`): (images,)
+
+    Returns:
+        `Tensor`: (models, other_models), 0 (no common error) to 1 (the same errors); 1 if neither errs.
+    """
+    wrong, other_wrong = ((p != labels).float() for p in (predictions, others))
+    common = wrong @ other_wrong.T
+    union = wrong.sum(1, keepdim=True) + other_wrong.sum(1) - common
+    return torch.where(union > 0, common / union.clamp(min=1), 1.0)
+
+
+def nearest_similarity(predictions: Tensor, others: Tensor | None, labels: Tensor) -> Tensor:
+    """Similarity of each network to its most similar one among `others`, or, if `None`, among its own population.
+
+    Returns:
+        `Tensor`: (models,); 1 minus it is the network's novelty.
+    """
+    if others is not None:
+        return error_similarity(predictions, others, labels).max(dim=1).values
+    similarity = error_similarity(predictions, predictions, labels)
+    return similarity.fill_diagonal_(-1.0).max(dim=1).values

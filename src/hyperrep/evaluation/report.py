@@ -1,0 +1,85 @@
+"""`hyperrep evaluate ...`: from a representation's folder to result files, a printed table and a plot."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError
+from ..hub import resolve_folder
+from ..images import load_images
+from ..population import choose_engine
+from ..representation import HyperRepModel
+from ..zoo import Protocol, Zoo, get_protocol, load_zoo
+from .finetune import FinetuneSettings, evaluate_finetune
+from .plots import plot_finetune
+from .results import ResultRow, results_table, write_results
+
+
+SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)
+
+
+def zoo_images(zoo: Zoo, source: str | None = None, max_images: int | None = None):
+    """The images a zoo was trained on, from `source` or from where the zoo says it had them."""
+    protocol: Protocol = get_protocol(zoo.config.protocol["name"])
+    return load_images(
+        source or zoo.config.images["name"], protocol.processor(), protocol.validation_fraction, max_images
+    )
+
+
+def run_finetune(
+    representation: str,
+    zoo_path: str,
+    images_source: str | None,
+    settings: FinetuneSettings,
+    engine_name: str,
+    output: Path | None,
+    max_images: int | None = None,
+    overwrite: bool = False,
+) -> list[ResultRow]:
+    """Evaluate, write `finetune.jsonl` and `finetune.png`, print the table.
+
+    Raises:
+        UserError: if results exist and `overwrite` is not set, or no output folder is given for a Hub id.
+    """
+    folder, revision = resolve_folder(representation, repo_type="model")
+    if output is None:
+        if not Path(representation).is_dir():
+            raise UserError(f"{representation} is on the Hub: say where the results go with --output.")
+        output = folder / "results"
+    results_path = output / "finetune.jsonl"
+    if results_path.exists() and not overwrite:
+        raise UserError(f"{results_path} exists; replace it with --overwrite or choose another --output.")
+    zoo = load_zoo(zoo_path)
+    images = zoo_images(zoo, images_source, max_images)
+    model = HyperRepModel.from_pretrained(folder)
+    engine = choose_engine(engine_name, zoo.config.network_config())
+    source = folder.resolve().name if Path(representation).is_dir() else representation
+    progress_folder = output / ".finetune"
+    rows = evaluate_finetune(model, zoo, images, engine, settings, source, revision, progress_folder)
+    write_results(results_path, rows)
+    plot_finetune(output / "finetune.png", rows)
+    shutil.rmtree(progress_folder, ignore_errors=True)
+    print_table(rows)
+    return rows
+
+
+def print_table(rows: Sequence[ResultRow]) -> None:
+    """Print accuracy over the epochs that the poster shows, and similarity, in per cent."""
+    from rich.console import Console
+    from rich.table import Table
+
+    last = max(row.epoch for row in rows)
+    shown = [row for row in rows if row.epoch in {*SHOWN_EPOCHS, last}]
+    console = Console()
+    for what, title in (
+        ("test_accuracy", "Test accuracy, % (mean ± std over n networks)"),
+        ("nearest_training_similarity", "Error-set similarity to the nearest training model, % (100 = a copy)"),
+        ("nearest_sample_similarity", "Error-set similarity to the nearest network of the same population, %"),
+    ):
+        header, lines = results_table(shown, what)
+        table = Table(title=title)
+        for name in header:
+            table.add_column(name, justify="left" if name in ("method", "variant") else "right")
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)

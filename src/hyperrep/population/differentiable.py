@@ -1,0 +1,54 @@
+"""The loss of many networks as a differentiable function of their weights: what a decoder can be trained on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import SmallCNNConfig
+from .native import NativeEngine
+from .population import Engine
+from .vmap import stacked_logits
+
+
+def population_logits(network: SmallCNNConfig, weights: Tensor, images: Tensor, engine: Engine) -> Tensor:
+    """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images, no gradient."""
+    if isinstance(engine, NativeEngine) and weights.device.type == "cpu":
+        return engine.logits(network, weights, images)
+    with torch.no_grad():
+        return stacked_logits(network, shared_images=True)(weights, images)
+
+
+def population_cross_entropy(
+    network: SmallCNNConfig, weights: Tensor, images: Tensor, targets: Tensor, engine: Engine
+) -> Tensor:
+    """Mean cross-entropy of each network with its targets, differentiable by the weights.
+
+    Args:
+        network ([`SmallCNNConfig`])
+        weights (`Tensor`): (models, num_params), such as a decoder makes.
+        images (`Tensor`): (images, channels, height, width), the same for all models.
+        targets (`Tensor`): (models, images, classes), probabilities.
+        engine ([`Engine`]): the native engine computes loss and gradient in one pass, ten times faster than autograd;
+            with any other, or on a GPU, autograd runs through the stacked networks.
+
+    Returns:
+        `Tensor`: (models,), nats.
+    """
+    if isinstance(engine, NativeEngine) and weights.device.type == "cpu":
+        return _NativeCrossEntropy.apply(weights, network, images, targets, engine)
+    logits = stacked_logits(network, shared_images=True)(weights, images)
+    return nn.functional.cross_entropy(logits.transpose(1, 2), targets.transpose(1, 2), reduction="none").mean(1)
+
+
+class _NativeCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, network, images: Tensor, targets: Tensor, engine: NativeEngine) -> Tensor:
+        loss, gradient = engine.loss_and_gradient(network, weights, images, targets)
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, loss_gradient: Tensor):  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return loss_gradient[:, None] * gradient, None, None, None, None

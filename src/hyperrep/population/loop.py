@@ -1,0 +1,95 @@
+"""The plain loop: one PyTorch model after the other. Slow, and the reference every other engine must follow."""
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import SmallCNNConfig, SmallCNNForImageClassification
+from ..weights import WeightLayout
+from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
+
+
+EVALUATION_BATCH = 1000
+
+
+class LoopEngine:
+    """Trains each network with `torch.optim`, exactly as a textbook would."""
+
+    name = "loop"
+
+    def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
+        losses, accuracies = [], []
+        for i in range(len(population)):
+            loss, accuracy = _train_one(population, i, images, labels, order[i])
+            losses.append(loss)
+            accuracies.append(accuracy)
+        population.steps += -(-order.shape[1] // population.recipe.batch_size)
+        return Evaluation(torch.tensor(losses), torch.tensor(accuracies))
+
+    @torch.no_grad()
+    def evaluate(
+        self, network: SmallCNNConfig, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
+    ) -> Evaluation:
+        model = SmallCNNForImageClassification(network).eval()
+        layout = WeightLayout.of(model)
+        losses, accuracies, classes = [], [], []
+        for vector in weights:
+            model.load_state_dict(layout.unvectorize(vector))
+            logits = torch.cat([model(batch).logits for batch in images.split(EVALUATION_BATCH)])
+            losses.append(nn.functional.cross_entropy(logits, labels))
+            classes.append(logits.argmax(1))
+            accuracies.append((classes[-1] == labels).float().mean())
+        return Evaluation(
+            torch.stack(losses), torch.stack(accuracies), torch.stack(classes).to(torch.uint8) if predictions else None
+        )
+
+
+def _train_one(population: Population, index: int, images: Tensor, labels: Tensor, order: Tensor):
+    """Train model `index` for an epoch and write its weights and optimiser state back into the population."""
+    recipe = population.recipe
+    model = SmallCNNForImageClassification(population.network).train()
+    layout = WeightLayout.of(model)
+    model.load_state_dict(layout.unvectorize(population.weights[index]))
+    optimizer = _restore_optimizer(population, index, model, layout)
+
+    total_loss, total_correct = 0.0, 0
+    for batch in order.split(recipe.batch_size):
+        output = model(images[batch], labels=labels[batch])
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        total_loss += output.loss.item() * len(batch)
+        total_correct += (output.logits.argmax(1) == labels[batch]).sum().item()
+
+    states = {name: optimizer.state[p] for name, p in model.named_parameters()}
+    population.weights[index] = layout.vectorize(model.state_dict())
+    if recipe.optimizer == "sgd":
+        buffers = {name: state["momentum_buffer"] for name, state in states.items()}
+        population.first_moment[index] = layout.vectorize(buffers)
+    else:
+        population.first_moment[index] = layout.vectorize({n: s["exp_avg"] for n, s in states.items()})
+        population.second_moment[index] = layout.vectorize({n: s["exp_avg_sq"] for n, s in states.items()})
+    return total_loss / len(order), total_correct / len(order)
+
+
+def _restore_optimizer(
+    population: Population, index: int, model: nn.Module, layout: WeightLayout
+) -> torch.optim.Optimizer:
+    """A `torch.optim` optimiser that goes on where the population stands."""
+    recipe = population.recipe
+    learning_rate = population.per_model("learning_rate")[index].item()
+    weight_decay = population.per_model("weight_decay")[index].item()
+    first = layout.unvectorize(population.first_moment[index].clone())
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), learning_rate, recipe.momentum, weight_decay=weight_decay)
+        # torch starts its buffer with the first gradient, which equals starting from zero
+        for name, p in model.named_parameters():
+            optimizer.state[p] = {"momentum_buffer": first[name]}
+        return optimizer
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    optimizer = kind(model.parameters(), learning_rate, ADAM_BETAS, ADAM_EPSILON, weight_decay)
+    second = layout.unvectorize(population.second_moment[index].clone())
+    for name, p in model.named_parameters():
+        step = torch.tensor(float(population.steps))
+        optimizer.state[p] = {"step": step, "exp_avg": first[name], "exp_avg_sq": second[name]}
+    return optimizer

@@ -1,0 +1,140 @@
+"""What every engine shares: a population of networks in training, and the interface to train and evaluate it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..networks import SmallCNNConfig
+
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained.
+
+    Args:
+        optimizer (`str`, *optional*, defaults to `"adam"`): `adam` (weight decay added to the gradient, as
+            `torch.optim.Adam`), `adamw` (decoupled) or `sgd` (with momentum).
+        learning_rate (`float`, *optional*, defaults to 3e-4): constant over training.
+        weight_decay (`float`, *optional*, defaults to 0.0)
+        momentum (`float`, *optional*, defaults to 0.9): of `sgd`.
+        batch_size (`int`, *optional*, defaults to 10): images a step; the last batch of an epoch may be smaller.
+    """
+
+    optimizer: str = "adam"
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    batch_size: int = 10
+
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise UserError(f"optimizer {self.optimizer!r} is unknown; choose from {', '.join(OPTIMIZERS)}.")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}; it must be at least 1.")
+
+
+@dataclass
+class Population:
+    """Networks of one architecture in training, one row a network.
+
+    Attributes:
+        network ([`SmallCNNConfig`]): their common architecture.
+        recipe ([`Recipe`]): their common recipe.
+        weights (`Tensor`): (models, num_params), float32.
+        first_moment (`Tensor`): (models, num_params), Adam's running mean of gradients, or SGD's momentum buffer.
+        second_moment (`Tensor`): (models, num_params), Adam's running mean of squared gradients.
+        steps (`int`): optimiser steps taken so far.
+        learning_rates, weight_decays (`Tensor`, *optional*): (models,), instead of the recipe's.
+    """
+
+    network: SmallCNNConfig
+    recipe: Recipe
+    weights: Tensor
+    first_moment: Tensor
+    second_moment: Tensor
+    steps: int = 0
+    learning_rates: Tensor | None = None
+    weight_decays: Tensor | None = None
+
+    @classmethod
+    def start(cls, network: SmallCNNConfig, recipe: Recipe, weights: Tensor) -> "Population":
+        """A population before its first step, with a fresh optimiser; `weights` (models, num_params) is copied."""
+        weights = weights.detach().to(torch.float32).clone().contiguous()
+        return cls(network, recipe, weights, torch.zeros_like(weights), torch.zeros_like(weights))
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def per_model(self, name: str) -> Tensor:
+        """`learning_rate` or `weight_decay` of each model, (models,), float32."""
+        values = {"learning_rate": self.learning_rates, "weight_decay": self.weight_decays}[name]
+        if values is None:
+            values = torch.full((len(self),), getattr(self.recipe, name))
+        return values.to(device=self.weights.device, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and accuracy of every model of a population on one set of images.
+
+    Attributes:
+        loss (`Tensor`): (models,), mean cross-entropy in nats.
+        accuracy (`Tensor`): (models,), share of images classified correctly, 0 to 1.
+        predictions (`Tensor`, *optional*): (models, images), predicted class of each image, uint8.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+    predictions: Tensor | None = None
+
+
+class Engine(Protocol):
+    """Trains and evaluates populations."""
+
+    name: str
+
+    def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
+        """Train every model for one epoch, changing `population` in place.
+
+        Args:
+            population ([`Population`])
+            images (`Tensor`): (images, channels, height, width), float32.
+            labels (`Tensor`): (images,), int64.
+            order (`Tensor`): (models, images), int64: each model's image order; batches are consecutive slices.
+
+        Returns:
+            [`Evaluation`]: loss and accuracy averaged over the epoch, each batch as seen *before* its step.
+        """
+        ...
+
+    def evaluate(
+        self, network: SmallCNNConfig, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
+    ) -> Evaluation:
+        """Evaluate weight vectors (models, num_params) on images; with `predictions`, return each image's class."""
+        ...
+
+
+def image_order(seeds: Sequence[int], epoch: int, num_images: int) -> Tensor:
+    """Order in which each model sees the images in one epoch (1, 2, ...).
+
+    Drawn from (seed, epoch) alone, so that training can be resumed at any epoch and in any grouping.
+
+    Returns:
+        `Tensor`: (len(seeds), num_images), int64.
+    """
+    rows = []
+    for seed in seeds:
+        state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+        rows.append(torch.randperm(num_images, generator=generator))
+    return torch.stack(rows)

@@ -1,0 +1,118 @@
+"""All networks at once through `torch.func.vmap`: the engine for any device and any network."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from ..networks import SmallCNNConfig, SmallCNNForImageClassification
+from ..weights import WeightLayout
+from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
+
+
+EVALUATION_IMAGES = 500  # images of one evaluation chunk, times models_per_chunk, bounds the memory in use
+
+
+class VmapEngine:
+    """Trains chunks of networks in one stacked forward and backward pass.
+
+    Args:
+        models_per_chunk (`int`, *optional*, defaults to 64): networks stacked in one pass; bounds the memory in use.
+        device (`str`, *optional*, defaults to `"cpu"`): where the passes run.
+    """
+
+    name = "vmap"
+
+    def __init__(self, models_per_chunk: int = 64, device: str | torch.device = "cpu"):
+        self.models_per_chunk = models_per_chunk
+        self.device = torch.device(device)
+
+    def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
+        images, labels = images.to(self.device), labels.to(self.device)
+        parts = [
+            self._train_chunk(population, chunk, images, labels, order)
+            for chunk in torch.arange(len(population)).split(self.models_per_chunk)
+        ]
+        population.steps += -(-order.shape[1] // population.recipe.batch_size)
+        return Evaluation(torch.cat([p.loss for p in parts]), torch.cat([p.accuracy for p in parts]))
+
+    def _train_chunk(
+        self, population: Population, chunk: Tensor, images: Tensor, labels: Tensor, order: Tensor
+    ) -> Evaluation:
+        logits_of = stacked_logits(population.network)
+        weights, first, second = (
+            getattr(population, name)[chunk].to(self.device) for name in ("weights", "first_moment", "second_moment")
+        )
+        order = order[chunk].to(self.device)
+        update = _Optimizer(population, chunk, self.device)
+        total_loss = torch.zeros(len(chunk), device=self.device)
+        total_correct = torch.zeros(len(chunk), device=self.device)
+        for step, batch in enumerate(order.split(population.recipe.batch_size, dim=1), start=population.steps + 1):
+            targets = labels[batch]  # (models, batch)
+            weights.requires_grad_(True)
+            logits = logits_of(weights, images[batch])  # (models, batch, classes)
+            losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
+            # one model's weights do not touch another's loss, so the gradient of the sum is each model's own
+            (gradient,) = torch.autograd.grad(losses.sum(), weights)
+            with torch.no_grad():
+                weights = update(step, weights.detach(), gradient, first, second)
+                total_loss += losses * batch.shape[1]
+                total_correct += (logits.argmax(-1) == targets).sum(1)
+        population.weights[chunk] = weights.to(population.weights.device)
+        population.first_moment[chunk] = first.to(population.weights.device)
+        population.second_moment[chunk] = second.to(population.weights.device)
+        return Evaluation((total_loss / order.shape[1]).cpu(), (total_correct / order.shape[1]).cpu())
+
+    @torch.no_grad()
+    def evaluate(
+        self, network: SmallCNNConfig, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
+    ) -> Evaluation:
+        logits_of = stacked_logits(network, shared_images=True)
+        images, labels = images.to(self.device), labels.to(self.device)
+        losses, accuracies, classes = [], [], []
+        for chunk in weights.to(self.device).split(self.models_per_chunk):
+            logits = torch.cat([logits_of(chunk, batch) for batch in images.split(EVALUATION_IMAGES)], dim=1)
+            targets = labels.expand(len(chunk), -1)
+            losses.append(nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1))
+            classes.append(logits.argmax(-1))
+            accuracies.append((classes[-1] == targets).float().mean(1))
+        return Evaluation(
+            torch.cat(losses).cpu(),
+            torch.cat(accuracies).cpu(),
+            torch.cat(classes).to(torch.uint8).cpu() if predictions else None,
+        )
+
+
+def stacked_logits(network: SmallCNNConfig, shared_images: bool = False):
+    """Function from weights (models, num_params) and images ([models,] batch, ...) to logits (models, batch, classes)."""
+    with torch.device("meta"):
+        model = SmallCNNForImageClassification(network)
+    layout = WeightLayout.of(model)
+
+    def logits(vector: Tensor, batch: Tensor) -> Tensor:
+        return functional_call(model, layout.unvectorize(vector), (batch,)).logits
+
+    return vmap(logits, in_dims=(0, None if shared_images else 0))
+
+
+class _Optimizer:
+    """Adam, AdamW and SGD with momentum on stacked weight vectors, by the formulas of `torch.optim`."""
+
+    def __init__(self, population: Population, chunk: Tensor, device: torch.device):
+        self.recipe = population.recipe
+        self.learning_rate = population.per_model("learning_rate")[chunk].to(device)[:, None]
+        self.weight_decay = population.per_model("weight_decay")[chunk].to(device)[:, None]
+
+    def __call__(self, step: int, weights: Tensor, gradient: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """New weights; the moments change in place. Everything is (models, num_params)."""
+        if self.recipe.optimizer == "adamw":
+            weights = weights * (1 - self.learning_rate * self.weight_decay)
+        else:
+            gradient = gradient + self.weight_decay * weights
+        if self.recipe.optimizer == "sgd":
+            first.mul_(self.recipe.momentum).add_(gradient)
+            return weights - self.learning_rate * first
+        beta1, beta2 = ADAM_BETAS
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        denominator = (second.sqrt() / (1 - beta2**step) ** 0.5).add_(ADAM_EPSILON)
+        return weights - self.learning_rate / (1 - beta1**step) * first / denominator

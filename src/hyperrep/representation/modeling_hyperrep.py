@@ -1,0 +1,418 @@
+"""Hyper-representation: an encoder-decoder transformer over the weights of a population of networks.
+
+    weights (batch, num_params) -> neuron tokens -> encoder -> latents (batch, latent_size) -> decoder -> weights
+
+Schürholt et al., Hyper-Representations as Generative Models: Sampling Unseen Neural Network Weights, NeurIPS 2022.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_hyperrep import HyperRepConfig
+from .losses import gather_rows, local_rows, nt_xent, positive_loss, reconstruction_loss
+
+
+MIN_LAYER_STD = 1e-4  # floor of sigma_l, as in the NeurIPS 2022 code
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass
+class HyperRepOutput(ModelOutput):
+    """
+    Args:
+        loss (`Tensor`): scalar, what training minimises.
+        reconstruction_loss (`Tensor`): scalar.
+        contrastive_loss (`Tensor`, *optional*): scalar, with two views and a projection head only.
+        reconstruction (`Tensor`): (batch, num_params), the decoded weights.
+        latents (`Tensor`): (batch, latent_size), in (-1, 1).
+        projections (`Tensor`, *optional*): (batch, projection_size), without a projection head `None`.
+        hidden_states, attentions (`tuple[Tensor, ...]`, *optional*): of the encoder's blocks, then the decoder's.
+    """
+
+    loss: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
+    contrastive_loss: Tensor | None = None
+    reconstruction: Tensor | None = None
+    latents: Tensor | None = None
+    projections: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class HyperRepTokenEmbeddings(nn.Module):
+    """Weight vectors (batch, num_params) to neuron tokens (batch, num_tokens, hidden_size).
+
+    A token is one output unit: its incoming weights and its bias. All units of a layer share one linear map.
+    """
+
+    def __init__(self, config: HyperRepConfig):
+        super().__init__()
+        self.layers = config.layers
+        self.projections = nn.ModuleList(nn.Linear(layer.token_size, config.hidden_size) for layer in self.layers)
+
+    def forward(self, weights: Tensor) -> Tensor:
+        slices = weights.split([layer.num_params for layer in self.layers], dim=1)
+        tokens = []
+        for layer, projection, values in zip(self.layers, self.projections, slices, strict=True):
+            end = layer.num_units * layer.fan_in
+            units = values[:, :end].unflatten(1, (layer.num_units, layer.fan_in))
+            if layer.has_bias:
+                units = torch.cat([units, values[:, end:, None]], dim=2)
+            tokens.append(projection(units))  # (batch, num_units, hidden_size)
+        return torch.cat(tokens, dim=1)
+
+
+class HyperRepTokenOutputs(nn.Module):
+    """Tokens (batch, num_tokens, hidden_size) back to weight vectors (batch, num_params): the embeddings' inverse."""
+
+    def __init__(self, config: HyperRepConfig):
+        super().__init__()
+        self.layers = config.layers
+        self.projections = nn.ModuleList(nn.Linear(config.hidden_size, layer.token_size) for layer in self.layers)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        slices = hidden_states.split([layer.num_units for layer in self.layers], dim=1)
+        parts = []
+        for layer, projection, tokens in zip(self.layers, self.projections, slices, strict=True):
+            units = projection(tokens)  # (batch, num_units, token_size)
+            parts.append(units[:, :, : layer.fan_in].flatten(1))
+            if layer.has_bias:
+                parts.append(units[:, :, layer.fan_in])
+        return torch.cat(parts, dim=1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out; all tensors (batch, heads, tokens, head_dim)."""
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
+    return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
+
+
+class HyperRepAttention(nn.Module):
+    def __init__(self, config: HyperRepConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query, key, value = (
+            projection(hidden_states).view(shape).transpose(1, 2)  # (batch, heads, tokens, head_dim)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, probabilities = attention(
+            self,
+            query,
+            key,
+            value,
+            None,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attended.reshape(hidden_states.shape)), probabilities
+
+
+class HyperRepMLP(nn.Module):
+    def __init__(self, config: HyperRepConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
+
+
+class HyperRepLayer(GradientCheckpointingLayer):
+    """A pre-norm transformer block; encoder and decoder are made of the same."""
+
+    def __init__(self, config: HyperRepConfig):
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = HyperRepAttention(config)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = HyperRepMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
+        residual = hidden_states
+        hidden_states, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
+        hidden_states = residual + self.dropout(hidden_states)
+
+        residual = hidden_states
+        hidden_states = self.mlp(self.layernorm_after(hidden_states))
+        return residual + self.dropout(hidden_states)
+
+
+class HyperRepEncoder(nn.Module):
+    """Weight vectors (batch, num_params) to latents (batch, latent_size).
+
+    With `latents_per="network"` a learned compression token, put first, collects the whole network (the paper); with
+    `"neuron"` each neuron token has a latent of its own (as SANE), and they are laid end to end.
+    """
+
+    def __init__(self, config: HyperRepConfig):
+        super().__init__()
+        self.embeddings = HyperRepTokenEmbeddings(config)
+        self.compress = config.latents_per == "network"
+        if self.compress:
+            self.compression_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Embedding(self.compress + config.num_tokens, config.hidden_size)
+        self.layers = nn.ModuleList(HyperRepLayer(config) for _ in range(config.num_hidden_layers))
+        width = config.latent_size if self.compress else config.neuron_latent_size
+        self.bottleneck = nn.Linear(config.hidden_size, width)
+
+    def forward(self, weights: Tensor, **kwargs) -> Tensor:
+        hidden_states = self.embeddings(weights)
+        if self.compress:
+            compression_token = self.compression_token.expand(len(weights), -1, -1)
+            hidden_states = torch.cat([compression_token, hidden_states], dim=1)
+        hidden_states = hidden_states + self.position_embeddings.weight  # (batch, [1 +] num_tokens, hidden_size)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        if self.compress:
+            hidden_states = hidden_states[:, 0]
+        return self.bottleneck(hidden_states).flatten(1).float().tanh()
+
+
+class HyperRepDecoder(nn.Module):
+    """Latents (batch, latent_size) to weight vectors (batch, num_params)."""
+
+    def __init__(self, config: HyperRepConfig):
+        super().__init__()
+        self.token_shape = (config.num_tokens, config.hidden_size)
+        self.compress = config.latents_per == "network"
+        if self.compress:
+            self.decompression = nn.Linear(config.latent_size, config.num_tokens * config.hidden_size)
+        else:
+            self.decompression = nn.Linear(config.neuron_latent_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(*self.token_shape)
+        self.layers = nn.ModuleList(HyperRepLayer(config) for _ in range(config.num_hidden_layers))
+        self.outputs = HyperRepTokenOutputs(config)
+
+    def forward(self, latents: Tensor, **kwargs) -> Tensor:
+        latents = latents.to(self.decompression.weight.dtype)
+        if not self.compress:
+            latents = latents.unflatten(1, (self.token_shape[0], -1))  # (batch, num_tokens, neuron_latent_size)
+        hidden_states = self.decompression(latents).reshape(-1, *self.token_shape)
+        hidden_states = hidden_states + self.position_embeddings.weight
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return self.outputs(hidden_states)
+
+
+class HyperRepProjectionHead(nn.Module):
+    """Latents (batch, latent_size) to the space where views are contrasted (batch, projection_size)."""
+
+    def __init__(self, config: HyperRepConfig):
+        super().__init__()
+        widths = [config.latent_size] + [config.projection_hidden_size] * config.projection_num_layers
+        self.hidden = nn.ModuleList(nn.Linear(widths[i], widths[i + 1]) for i in range(len(widths) - 1))
+        self.output = nn.Linear(widths[-1], config.projection_size)
+        self.norm = nn.BatchNorm1d(config.projection_size)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        hidden_states = latents.to(self.output.weight.dtype)
+        for linear in self.hidden:
+            hidden_states = linear(hidden_states).relu()
+        projections = self.output(hidden_states)
+        if self.training:  # statistics over the rows of all ranks, so that the number of processes changes nothing
+            return local_rows(self.norm(gather_rows(projections)))
+        return self.norm(projections)
+
+
+class HyperRepPreTrainedModel(PreTrainedModel):
+    config: HyperRepConfig
+    config_class = HyperRepConfig
+    base_model_prefix = "hyperrep"
+    main_input_name = "weights"
+    input_modalities = ("weights",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HyperRepLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": HyperRepLayer, "attentions": HyperRepAttention}
+    # the statistics that undo the standardisation of weights must not be rounded to bf16
+    _keep_in_fp32_modules_strict = ["layer_mean", "layer_std"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, HyperRepEncoder) and module.compress:
+            init.normal_(module.compression_token)
+        if isinstance(module, HyperRepModel):
+            init.zeros_(module.layer_mean)
+            init.ones_(module.layer_std)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As [`~transformers.PreTrainedModel.from_pretrained`], but reads safetensors only: a pickle can run code.
+
+        Raises:
+            OSError: if there is no `model.safetensors`; says so when there is a pickle instead.
+        """
+        if not kwargs.setdefault("use_safetensors", True):
+            raise ValueError("use_safetensors=False would load a pickle; only model.safetensors is read.")
+        folder = Path(os.fspath(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        if folder.is_dir() and not any(folder.glob("model*.safetensors")):
+            pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+            if pickles:
+                raise OSError(
+                    f"{folder} holds {', '.join(pickles)} but no model.safetensors: pickles can run code and are never "
+                    "loaded. Ask its author for safetensors, or convert a file you trust with safetensors.torch."
+                )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+
+class HyperRepModel(HyperRepPreTrainedModel):
+    r"""
+    Encoder and decoder of a hyper-representation, with the projection head its training needs.
+
+    Example:
+
+    ```python
+    >>> model = HyperRepModel.from_pretrained("org/hyperrep-svhn")
+    >>> latents = model.encode(weights)         # (batch, num_params) -> (batch, latent_size)
+    >>> reconstruction = model.decode(latents)  # (batch, latent_size) -> (batch, num_params)
+    ```
+    """
+
+    layer_mean: Tensor
+    layer_std: Tensor
+
+    def __init__(self, config: HyperRepConfig):
+        super().__init__(config)
+        self.layer_sizes = [layer.num_params for layer in config.layers]
+        self.encoder = HyperRepEncoder(config)
+        self.decoder = HyperRepDecoder(config)
+        self.projection_head = HyperRepProjectionHead(config) if config.contrast_weight else None
+        # mu_l and sigma_l of the poster's loss, (num_layers,); part of the checkpoint, always float32
+        self.register_buffer("layer_mean", torch.zeros(len(self.layer_sizes), dtype=torch.float32))
+        self.register_buffer("layer_std", torch.ones(len(self.layer_sizes), dtype=torch.float32))
+        self.post_init()
+
+    @torch.no_grad()
+    def set_layer_statistics(self, weights: Tensor) -> None:
+        """Set mu_l and sigma_l of every layer: one mean and one standard deviation over all of its entries, weights
+        and bias together, in the training split.
+
+        Args:
+            weights (`Tensor`): (checkpoints, num_params), raw and unpermuted.
+        """
+        for i, values in enumerate(weights.float().split(self.layer_sizes, dim=1)):
+            self.layer_mean[i] = values.mean()
+            self.layer_std[i] = values.std().clamp_min(MIN_LAYER_STD)
+
+    def encode(self, weights: Tensor, **kwargs) -> Tensor:
+        """
+        Args:
+            weights (`Tensor`): (batch, num_params), weight vectors in the order of `config.layout`.
+
+        Returns:
+            `Tensor`: (batch, latent_size), float32, in (-1, 1).
+        """
+        if weights.ndim != 2 or weights.shape[1] != self.config.num_params:
+            raise ValueError(
+                f"weights have shape {list(weights.shape)}; this model reads (batch, {self.config.num_params})."
+            )
+        if self.config.standardize_weights:
+            mean, std = self._statistics_per_weight()
+            weights = (weights.float() - mean) / std
+        return self.encoder(weights.to(self.encoder.bottleneck.weight.dtype), **kwargs)
+
+    def decode(self, latents: Tensor, **kwargs) -> Tensor:
+        """
+        Args:
+            latents (`Tensor`): (batch, latent_size), as [`encode`] makes them.
+
+        Returns:
+            `Tensor`: (batch, num_params), float32, weight vectors.
+        """
+        if latents.ndim != 2 or latents.shape[1] != self.config.latent_size:
+            raise ValueError(
+                f"latents have shape {list(latents.shape)}; this model reads (batch, {self.config.latent_size})."
+            )
+        weights = self.decoder(latents, **kwargs).float()
+        if self.config.standardize_weights:
+            mean, std = self._statistics_per_weight()
+            weights = weights * std + mean
+        return weights
+
+    def _statistics_per_weight(self) -> Iterator[Tensor]:
+        """mu and sigma of each entry's layer, both (num_params,)."""
+        for statistic in (self.layer_mean, self.layer_std):
+            yield torch.cat([statistic[i].expand(size) for i, size in enumerate(self.layer_sizes)])
+
+    @can_return_tuple
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, weights: Tensor, target: Tensor | None = None, num_views: int = 1, **kwargs) -> HyperRepOutput:
+        r"""
+        Args:
+            weights (`Tensor`): (num_views * batch, num_params). With two views, row `i` and row `batch + i` are two
+                augmentations of the same network.
+            target (`Tensor`, *optional*): like `weights`, what to reconstruct; by default `weights` themselves.
+            num_views (`int`, *optional*, defaults to 1): 1 or 2. With 2 the contrastive loss joins in.
+        """
+        latents = self.encode(weights, **kwargs)
+        reconstruction = self.decode(latents, **kwargs)
+        projections = self.projection_head(latents) if self.projection_head is not None else None
+
+        layer_std = self.layer_std if self.config.normalize_loss else torch.ones_like(self.layer_std)
+        target = weights if target is None else target
+        loss = error = reconstruction_loss(reconstruction, target, self.layer_sizes, layer_std).sum()
+        contrast = None
+        if num_views == 2 and projections is not None:
+            first, second = projections.chunk(2)
+            if self.config.contrast == "nt_xent":
+                contrast = nt_xent(first, second, self.config.temperature)
+            else:
+                contrast = positive_loss(first, second)
+            gamma = self.config.contrast_weight
+            loss = gamma * contrast + (1 - gamma) * error
+        return HyperRepOutput(
+            loss=loss,
+            reconstruction_loss=error,
+            contrastive_loss=contrast,
+            reconstruction=reconstruction,
+            latents=latents,
+            projections=projections,
+        )
+
+
+__all__ = ["HyperRepModel", "HyperRepOutput", "HyperRepPreTrainedModel"]

@@ -1,0 +1,69 @@
+"""Samplers from a folder, from a zoo, and from one another."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..representation import HyperRepModel
+from ..representation.batched import encode_rows
+from ..zoo import ZooSplit
+from .base import Sampler, read_sampler
+from .kde import KDESampler
+from .uniform import UniformSampler
+
+
+METHODS: dict[str, type[Sampler]] = {"kde": KDESampler, "uniform": UniformSampler}
+
+
+def load_sampler(folder: str | Path) -> Sampler:
+    """The sampler that was saved in `folder`.
+
+    Raises:
+        UserError: if files are missing or the method is unknown.
+    """
+    config, latents, scores = read_sampler(Path(folder))
+    return _sampler_class(config.pop("method"))(**config).fit(latents, scores)
+
+
+def refit(sampler: Sampler, method: str | None = None, **settings: Any) -> Sampler:
+    """A sampler over the same latents, with another method or other settings.
+
+    Args:
+        sampler ([`Sampler`]): a fitted one.
+        method (`str`, *optional*): `kde` or `uniform`; the sampler's own by default.
+        settings: arguments of that method's class; `None` leaves a setting as it was.
+
+    Raises:
+        UserError: if the method or a setting is unknown, or the method has no such setting.
+    """
+    kind = _sampler_class(method or sampler.method)
+    known = kind().settings()
+    changed = {name: value for name, value in settings.items() if value is not None}
+    if unknown := [name for name in changed if name not in known]:
+        raise UserError(f"method {kind.method} has no setting {', '.join(unknown)}; it has {', '.join(known)}.")
+    kept = {name: value for name, value in sampler.settings().items() if name in known}
+    if sampler.latents is None:
+        raise UserError("the sampler has no latents to refit to: call fit first, or load a saved one.")
+    return kind(**(kept | changed)).fit(sampler.latents, sampler.scores)
+
+
+def fit_sampler(model: HyperRepModel, rows: ZooSplit, sampler: Sampler | None = None) -> Sampler:
+    """Encode checkpoints as they are (no augmentation) and fit a sampler to their latents.
+
+    Args:
+        model ([`HyperRepModel`])
+        rows ([`ZooSplit`]): the training split's checkpoints.
+        sampler ([`Sampler`], *optional*): the method; by default independent KDE over the best 30 %.
+    """
+    sampler = sampler or KDESampler()
+    return sampler.fit(encode_rows(model, rows.weights), rows.metrics[sampler.score])
+
+
+def _sampler_class(method: str) -> type[Sampler]:
+    if method not in METHODS:
+        nearest = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"sampling method {method!r} is unknown; did you mean {nearest!r}? There are {', '.join(METHODS)}."
+        )
+    return METHODS[method]

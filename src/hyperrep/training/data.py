@@ -1,0 +1,62 @@
+"""The rows of a zoo that a hyper-representation learns from, and the order it sees them in."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..zoo import Zoo
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Weight vectors of the zoo's three splits, after the filter.
+
+    Attributes:
+        train, validation, test (`Tensor`): (checkpoints, num_params), float32.
+        dropped (`dict[str, int]`): checkpoints left out of each split.
+        digest (`str`): SHA-256 of all that is left; two runs with the same digest saw the same weights.
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    dropped: dict[str, int]
+    digest: str
+
+    @classmethod
+    def from_zoo(cls, zoo: Zoo, epochs: list[int], weight_threshold: float) -> "TrainingData":
+        """Checkpoints of `epochs` without NaN and without weights beyond `weight_threshold` in absolute value.
+
+        Raises:
+            UserError: if nothing is left of a split.
+        """
+        splits, dropped, digest = {}, {}, hashlib.sha256()
+        for name in ("train", "validation", "test"):
+            weights = zoo[name].select(epochs=epochs).weights
+            kept = weights.abs().amax(dim=1) <= weight_threshold  # False for NaN, too
+            splits[name] = weights[kept]
+            dropped[name] = int((~kept).sum())
+            if not len(splits[name]):
+                raise UserError(
+                    f"the filter drops all {len(weights)} {name} checkpoints of zoo {zoo.name}: each holds a NaN or a "
+                    f"weight beyond weight_threshold {weight_threshold}. Raise the threshold or choose other epochs."
+                )
+            digest.update(splits[name].numpy().tobytes())
+        return cls(**splits, dropped=dropped, digest=digest.hexdigest())
+
+
+def seed_from(*numbers: int) -> int:
+    """One seed from several numbers, such as seed, step and rank; close numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def epoch_order(num_rows: int, seed: int, epoch: int) -> Tensor:
+    """Order of the training rows in one epoch, the same on every process."""
+    return torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed_from(seed, epoch)))
+
+
+__all__ = ["TrainingData", "epoch_order", "seed_from"]

@@ -1,0 +1,54 @@
+"""`transformers.pipeline("weight-generation", model=...)`: a thin adapter to [`HyperRepPipeline`]."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .errors import UserError
+from .pipeline import HyperRepPipeline, WeightGenerationOutput
+from .hub import resolve_folder
+from .representation import HyperRepModel
+from .samplers import SAMPLER_FOLDER, load_sampler
+
+
+TASK = "weight-generation"
+
+
+class WeightGenerationPipeline(Pipeline):
+    """`pipeline("weight-generation", model="org/hyperrep-svhn")(50)` gives a [`WeightGenerationOutput`] of 50 networks.
+
+    Call arguments: `generator` (`torch.Generator`, *optional*).
+    """
+
+    _load_tokenizer = _load_image_processor = _load_feature_extractor = False
+    _load_video_processor = _load_processor = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.model, HyperRepModel):
+            raise UserError(f"task {TASK} needs a hyper-representation, not a {type(self.model).__name__}.")
+        source = self.model.config.name_or_path
+        folder, commit = resolve_folder(source)
+        self.generate = HyperRepPipeline(self.model, load_sampler(Path(folder, SAMPLER_FOLDER)), source, commit)
+
+    def _sanitize_parameters(self, generator: torch.Generator | None = None, **kwargs: Any):
+        return {}, {} if generator is None else {"generator": generator}, {}
+
+    def preprocess(self, num_models: int, **kwargs: Any) -> dict[str, int]:  # type: ignore[override]
+        return {"num_models": num_models}
+
+    def _forward(self, inputs: dict[str, int], generator: torch.Generator | None = None) -> dict[str, Any]:  # type: ignore[override]
+        return {"networks": self.generate(inputs["num_models"], generator=generator)}
+
+    def postprocess(self, outputs: dict[str, Any], **kwargs: Any) -> WeightGenerationOutput:  # type: ignore[override]
+        return outputs["networks"]
+
+
+def register() -> None:
+    """Make the task known to transformers; doing so again does no harm."""
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, pipeline_class=WeightGenerationPipeline, pt_model=AutoModel, type="multimodal"
+    )

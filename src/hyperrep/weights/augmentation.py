@@ -1,0 +1,105 @@
+"""Views of weight vectors for training: permutation, random erasing, noise. Whole batches at once, on their device.
+
+NeurIPS 2022 code: permutation of hidden units, which keeps the function, then erasing, independently for each view.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .layout import WeightLayout
+from .symmetry import random_permutations
+
+
+ERASE_ATTEMPTS = 10  # draws of a block before a vector stays whole
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a view is made of a weight vector; the defaults are the published ones.
+
+    Attributes:
+        permute (`bool`): reorder hidden units, at random.
+        erase_prob (`float`): share of vectors in which a block is set to zero.
+        erase_scale (`tuple[float, float]`): range of the block's length, as a share of the vector.
+        additive_noise (`float`): standard deviation of Gaussian noise that is added.
+        multiplicative_noise (`float`): standard deviation around 1 of Gaussian noise that is multiplied.
+
+    Raises:
+        UserError: if a value lies outside its range.
+    """
+
+    permute: bool = True
+    erase_prob: float = 0.5
+    erase_scale: tuple[float, float] = (0.02, 0.33)
+    additive_noise: float = 0.0
+    multiplicative_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.erase_prob <= 1:
+            raise UserError(f"erase_prob is {self.erase_prob}; it must lie in [0, 1].")
+        low, high = self.erase_scale
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"erase_scale is {list(self.erase_scale)}; it must be two rising shares in [0, 1].")
+        if self.additive_noise < 0 or self.multiplicative_noise < 0:
+            raise UserError("additive_noise and multiplicative_noise must not be negative.")
+
+
+def augment(weights: Tensor, layout: WeightLayout, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """One view of each weight vector: [`permute`] if asked for, then [`corrupt`].
+
+    Args:
+        weights (`Tensor`): (batch, num_params).
+        layout ([`WeightLayout`]): of the networks.
+        settings ([`Augmentation`])
+        generator (`torch.Generator`): on the weights' device.
+
+    Returns:
+        `Tensor`: (batch, num_params), new.
+    """
+    if settings.permute:
+        weights = permute(weights, layout, generator)
+    return corrupt(weights, settings, generator)
+
+
+def permute(weights: Tensor, layout: WeightLayout, generator: torch.Generator) -> Tensor:
+    """Reorder the hidden units of each network at random; its function stays the same."""
+    return weights.gather(1, random_permutations(layout, len(weights), generator, weights.device))
+
+
+def corrupt(weights: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Noise and random erasing: the part of an augmentation that changes the networks' function."""
+    draw = {"generator": generator, "device": weights.device}
+    if settings.multiplicative_noise:
+        weights = weights * (1 + settings.multiplicative_noise * torch.randn(weights.shape, **draw))
+    if settings.additive_noise:
+        weights = weights + settings.additive_noise * torch.randn(weights.shape, **draw)
+    if settings.erase_prob:
+        weights = weights.masked_fill(erased_blocks(*weights.shape, settings, generator), 0.0)
+    return weights
+
+
+def erased_blocks(batch: int, num_params: int, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Which entries random erasing sets to zero.
+
+    Length and start of a block are uniform; both are drawn again, up to ten times, while the block does not fit into
+    the vector, as in the NeurIPS 2022 code. (Blocks near the end are therefore rarer.)
+
+    Returns:
+        `Tensor`: (batch, num_params), bool.
+    """
+    draw = {"generator": generator, "device": generator.device}
+    low, high = settings.erase_scale
+    length = ((low + (high - low) * torch.rand(batch, ERASE_ATTEMPTS, **draw)) * num_params).long()
+    start = torch.randint(num_params, (batch, ERASE_ATTEMPTS), **draw)
+    fits = start + length < num_params  # (batch, attempts)
+    first = fits.int().argmax(dim=1, keepdim=True)  # the first attempt that fits
+    start, length = start.gather(1, first), length.gather(1, first)  # (batch, 1)
+    chosen = (torch.rand(batch, 1, **draw) < settings.erase_prob) & fits.any(dim=1, keepdim=True)
+    position = torch.arange(num_params, device=generator.device)
+    return chosen & (position >= start) & (position < start + length)
+
+
+__all__ = ["Augmentation", "augment", "corrupt", "permute"]

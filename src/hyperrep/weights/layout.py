@@ -1,0 +1,134 @@
+"""State dict <-> weight vector: where each tensor of a network lies in its flat weight vector.
+
+Layer by layer in forward order; within a layer the weight, flattened row-major (out, in, height, width), then the
+bias (NeurIPS 2022 code, `vectorize`).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's slice of the weight vector.
+
+    Attributes:
+        name (`str`): the module's name, such as `convs.0`.
+        start, stop (`int`): its slice of the vector, weight and bias together.
+        num_units (`int`): output units (convolution kernels or rows of a linear layer).
+        fan_in (`int`): incoming weights of one unit.
+        has_bias (`bool`): whether one bias per unit follows the weights.
+    """
+
+    name: str
+    start: int
+    stop: int
+    num_units: int
+    fan_in: int
+    has_bias: bool
+
+    @property
+    def token_size(self) -> int:
+        """Incoming weights of one unit plus its bias: the width of its neuron token."""
+        return self.fan_in + self.has_bias
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """Names and shapes of a network's tensors in the order of the weight vector.
+
+    Example:
+
+    ```python
+    >>> layout = WeightLayout.of(model)
+    >>> vector = layout.vectorize(model.state_dict())  # (num_params,)
+    >>> model.load_state_dict(layout.unvectorize(vector))
+    ```
+    """
+
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "WeightLayout":
+        """Layout of a module's parameters, in the order it lists them."""
+        return cls(tuple((name, tuple(p.shape)) for name, p in module.named_parameters()))
+
+    @classmethod
+    def from_list(cls, tensors: Iterable[Sequence[Any]]) -> "WeightLayout":
+        """Inverse of [`to_list`]."""
+        return cls(tuple((name, tuple(shape)) for name, shape in tensors))
+
+    def to_list(self) -> list[list]:
+        """JSON form: `[["convs.0.weight", [8, 1, 5, 5]], ...]`."""
+        return [[name, list(shape)] for name, shape in self.tensors]
+
+    @cached_property
+    def num_params(self) -> int:
+        return sum(math.prod(shape) for _, shape in self.tensors)
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Where each tensor lies in the vector."""
+        slices, start = {}, 0
+        for name, shape in self.tensors:
+            slices[name] = slice(start, start + math.prod(shape))
+            start += math.prod(shape)
+        return slices
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Weight and bias of one module together, in forward order.
+
+        Raises:
+            UserError: if a bias does not follow its weight, or a tensor is neither.
+        """
+        layers: list[Layer] = []
+        for name, shape in self.tensors:
+            module, _, kind = name.rpartition(".")
+            start, stop = self.slices[name].start, self.slices[name].stop
+            if kind == "weight" and len(shape) >= 2:
+                layers.append(Layer(module, start, stop, shape[0], math.prod(shape[1:]), has_bias=False))
+            elif kind == "bias" and layers and layers[-1].name == module:
+                previous = layers[-1]
+                layers[-1] = Layer(module, previous.start, stop, previous.num_units, previous.fan_in, has_bias=True)
+            else:
+                raise UserError(f"tensor {name!r} of shape {list(shape)} is neither a weight nor the bias after one.")
+        return tuple(layers)
+
+    def vectorize(self, state_dict: Mapping[str, Tensor]) -> Tensor:
+        """Flatten tensors (..., *shape) into vectors (..., num_params).
+
+        Raises:
+            UserError: if a tensor is missing or has another shape than the layout says.
+        """
+        missing = [name for name, _ in self.tensors if name not in state_dict]
+        if missing:
+            raise UserError(f"the state dict lacks {', '.join(missing)}; it has {', '.join(state_dict)}.")
+        parts = []
+        for name, shape in self.tensors:
+            tensor = state_dict[name]
+            if tuple(tensor.shape[tensor.ndim - len(shape) :]) != shape:
+                raise UserError(f"{name} has shape {list(tensor.shape)}, the layout says {list(shape)}.")
+            parts.append(tensor.reshape(*tensor.shape[: tensor.ndim - len(shape)], -1))
+        return torch.cat(parts, dim=-1)
+
+    def unvectorize(self, vector: Tensor) -> dict[str, Tensor]:
+        """Cut vectors (..., num_params) into tensors (..., *shape), as views.
+
+        Raises:
+            UserError: if the last dimension is not `num_params`.
+        """
+        if vector.shape[-1] != self.num_params:
+            raise UserError(f"weight vectors have {vector.shape[-1]} entries, the layout has {self.num_params}.")
+        return {
+            name: vector[..., self.slices[name]].unflatten(-1, shape) if shape else vector[..., self.slices[name]]
+            for name, shape in self.tensors
+        }

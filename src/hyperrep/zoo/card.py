@@ -1,0 +1,173 @@
+"""The card of a zoo: README.md with metadata, statistics and a picture, made from the data alone."""
+
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+
+if TYPE_CHECKING:
+    from .dataset import ZooConfig, ZooSplit
+
+TAGS = ["model-zoo", "weight-space-learning", "hyper-representation"]
+
+_TEMPLATE = Template(
+    """
+# $title zoo: $num_models small CNNs
+
+A population of $num_models networks of one architecture ($num_params parameters) that differ only in their seed,
+trained on $images and stored at $num_epochs epochs: $num_rows checkpoints, one row each.
+
+![Test accuracy over epochs](accuracy.png)
+
+## Load
+
+```python
+from hyperrep.zoo import load_zoo
+
+zoo = load_zoo("$repo")          # or load_dataset("$repo") for the plain rows
+zoo["train"].weights             # (checkpoints, $num_params), float32
+```
+
+## Accuracy
+
+Mean ± std (ddof 0) over all $num_models models, in per cent.
+
+$accuracy_table
+
+Published values: rows B_T of Schürholt et al., NeurIPS 2022. $images_note
+
+## How it was trained
+
+| | |
+|---|---|
+| images | $images: $train_size to train, $validation_size to validate, $test_size to test |
+| preprocessing | $preprocessing |
+| network | $network |
+| initial weights | $initializer, biases 0.01 |
+| optimiser | $optimizer, learning rate $learning_rate, weight decay $weight_decay, batch size $batch_size |
+| seeds | $first_seed to $last_seed; a seed decides initial weights and image order, nothing else does |
+| made with | $made_with |
+
+## Columns
+
+`model_id`, `seed`, `epoch` (0 is untrained), `weights` (in the order of `zoo_config.json`: layer by layer, weight
+row-major, then bias), `train_*`, `validation_*`, `test_*` (`loss` in nats, `accuracy` 0 to 1) and
+`generalization_gap` (train minus test accuracy). Training loss and accuracy are running means over the epoch, each
+batch as seen before its step. Splits are by model, 70/15/15: $split_sizes.
+
+Code: Apache-2.0. Zoo: CC-BY-4.0; the images keep their own terms.
+"""
+)
+
+
+def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"]) -> None:
+    """Write `README.md` and `accuracy.png` into a zoo's folder."""
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    statistics = accuracy_by_epoch(splits)
+    published = {int(epoch): value for epoch, value in config.protocol["published_accuracy"].items()}
+    plot_accuracy(folder / "accuracy.png", config, splits, published)
+
+    data = DatasetCardData(
+        license="cc-by-4.0",
+        pretty_name=f"{config.protocol['title']} model zoo",
+        tags=TAGS,
+        size_categories="1K<n<10K" if sum(map(len, splits.values())) < 10_000 else "10K<n<100K",
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": f"data/{name}-*.parquet"} for name in splits],
+            }
+        ],
+    )
+    recipe, network = config.protocol["recipe"], config.network
+    text = _TEMPLATE.substitute(
+        title=config.protocol["title"],
+        num_models=config.num_models,
+        num_params=f"{config.weight_layout().num_params:,}",
+        images=config.images["name"],
+        num_epochs=len(config.epochs),
+        num_rows=f"{sum(map(len, splits.values())):,}",
+        repo=f"org/cnn-zoo-{config.protocol['name']}",
+        accuracy_table=_accuracy_table(statistics, published),
+        images_note=_images_note(config),
+        train_size=f"{config.images['train']:,}",
+        validation_size=f"{config.images['validation']:,}",
+        test_size=f"{config.images['test']:,}",
+        preprocessing=", ".join(
+            f"{key} {config.image_processor[key]}"
+            for key in ("num_channels", "image_size", "fit", "image_mean", "image_std")
+        ),
+        network=(
+            f"convolutions {network['conv_channels']} with kernels {network['conv_kernel_sizes']}, max-pools "
+            f"{network['pool_sizes']}, hidden layers {network['hidden_sizes']}, {network['hidden_act']}"
+        ),
+        initializer=network["initializer"],
+        optimizer=recipe["optimizer"],
+        learning_rate=recipe["learning_rate"],
+        weight_decay=recipe["weight_decay"],
+        batch_size=recipe["batch_size"],
+        first_seed=config.protocol["first_seed"],
+        last_seed=config.protocol["first_seed"] + config.num_models - 1,
+        made_with=", ".join(f"{key} {value}" for key, value in config.made_with.items()),
+        split_sizes=", ".join(f"{name} {len(rows):,} checkpoints" for name, rows in splits.items()),
+    )
+    DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}").save(folder / "README.md")
+
+
+def accuracy_by_epoch(splits: dict[str, "ZooSplit"]) -> dict[int, tuple[float, float, int]]:
+    """Epoch to mean and std (ddof 0) of test accuracy in per cent, and the number of models, over all splits."""
+    epoch = torch.cat([rows.epoch for rows in splits.values()])
+    accuracy = 100 * torch.cat([rows.metrics["test_accuracy"] for rows in splits.values()])
+    statistics = {}
+    for value in sorted(set(epoch.tolist())):
+        selected = accuracy[epoch == value]
+        statistics[value] = (selected.mean().item(), selected.std(correction=0).item(), len(selected))
+    return statistics
+
+
+def _accuracy_table(statistics: dict[int, tuple[float, float, int]], published: dict[int, Any]) -> str:
+    rows = ["| epoch | test accuracy | published |", "|---|---|---|"]
+    last = max(statistics)
+    for epoch, (mean, std, _) in statistics.items():
+        if epoch in {0, 1, 5, 10, 25, 50, last} or epoch in published:
+            reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
+            rows.append(f"| {epoch} | {mean:.1f} ± {std:.1f} | {reference} |")
+    return "\n".join(rows)
+
+
+def _images_note(config: "ZooConfig") -> str:
+    used = config.images["train"] + config.images["validation"]
+    full = {"mnist": 60_000, "svhn": 73_257, "cifar10": 50_000, "stl10": 5_000}.get(config.protocol["name"])
+    if full is None or used == full:
+        return ""
+    return f"**This zoo saw {used:,} of the {full:,} training images; the two columns are not comparable.**"
+
+
+def plot_accuracy(
+    path: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"], published: dict[int, tuple[float, float]]
+) -> None:
+    """Test accuracy of every model over epochs, their mean, and the published values."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for rows in splits.values():
+        for model in rows.model_id.unique()[:100]:
+            one = rows[rows.model_id == model]
+            axes.plot(one.epoch, 100 * one.metrics["test_accuracy"], color="tab:blue", alpha=0.08, linewidth=0.8)
+    statistics = accuracy_by_epoch(splits)
+    axes.plot(list(statistics), [s[0] for s in statistics.values()], color="tab:blue", label="mean of this zoo")
+    shown = {epoch: value for epoch, value in published.items() if epoch <= max(statistics)}
+    if shown:
+        means, stds = zip(*shown.values())
+        axes.errorbar(list(shown), means, stds, fmt="o", color="tab:orange", capsize=3, label="published (B_T)")
+    axes.set(xlabel="epoch", ylabel="test accuracy, %", title=f"{config.protocol['title']}: {config.num_models} models")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

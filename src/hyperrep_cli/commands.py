@@ -1,0 +1,102 @@
+"""The commands beside `hyperrep zoo`: train, sample, evaluate, card, push."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+Representation = Annotated[str, typer.Argument(help="Folder or Hub id of a representation.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+evaluate_app = typer.Typer(help="Measure generated networks.", no_args_is_help=True)
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of model and training settings.")],
+    zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
+    output: Annotated[Path, typer.Option(help="Folder of the representation.")],
+    images: Annotated[
+        str | None, typer.Option(help="Images of the zoo, for the behavioural loss. Default: as the zoo names them.")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a hyper-representation on a zoo (one process; for several: accelerate launch scripts/train.py)."""
+    from hyperrep.training import run
+
+    run(config, zoo, output, images=images, resume=resume, overwrite=overwrite)
+
+
+def sample(
+    representation: Representation,
+    output: Annotated[Path, typer.Option(help="Folder for the checkpoints.")],
+    num_models: Annotated[int, typer.Option(help="How many networks.")] = 50,
+    method: Annotated[str | None, typer.Option(help="kde or uniform. Default: as stored.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of kde: independent, joint or as_released.")] = None,
+    top: Annotated[float | None, typer.Option(help="Share of the best training models the density is fitted to.")] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="Of the kernel density.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Sample new networks and write each as a Hugging Face checkpoint."""
+    import torch
+
+    from hyperrep import HyperRepPipeline
+
+    pipe = HyperRepPipeline.from_pretrained(representation, revision=revision)
+    pipe.set_sampler(method=method, variant=variant, top=top, bandwidth=bandwidth)
+    networks = pipe(num_models, generator=torch.Generator().manual_seed(seed))
+    networks.save_pretrained(output, overwrite=overwrite)
+    typer.echo(f"{num_models} networks in {output}")
+
+
+@evaluate_app.command()
+def finetune(
+    representation: Representation,
+    zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo it was trained on.")],
+    images: Annotated[
+        str | None, typer.Option(help="Hub id or folder of the images. Default: as the zoo names them.")
+    ] = None,
+    num_models: Annotated[int, typer.Option(help="Networks in each generated population.")] = 50,
+    epochs: Annotated[int, typer.Option(help="Fine-tuning epochs.")] = 25,
+    top: Annotated[float, typer.Option(help="Share of the best training models the densities are fitted to.")] = 0.3,
+    bandwidth: Annotated[float, typer.Option(help="Of the kernel densities.")] = 0.002,
+    seed: Annotated[int, typer.Option(help="Of sampling and image orders.")] = 0,
+    max_images: Annotated[int | None, typer.Option(help="As the zoo was built with.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, native, vmap or loop.")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="Results folder. Default: results/ of the representation.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """The poster's first table: B_T, B_KDE30 and S_KDE30 over fine-tuning epochs."""
+    from hyperrep.evaluation.finetune import FinetuneSettings
+    from hyperrep.evaluation.report import run_finetune
+
+    settings = FinetuneSettings(num_models=num_models, epochs=epochs, top=top, bandwidth=bandwidth, seed=seed)
+    run_finetune(representation, zoo, images, settings, engine, output, max_images, overwrite)
+
+
+def card(
+    representation: Annotated[Path, typer.Argument(help="Local folder of a representation.")],
+    repo: Annotated[str, typer.Option(help="Hub id the card's examples name.")] = "org/hyperrep",
+) -> None:
+    """Write the model card, README.md, from the results files."""
+    from hyperrep.cards import write_model_card
+
+    typer.echo(f"wrote {write_model_card(representation, repo)}")
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Local folder of a representation or a zoo.")],
+    repo: Annotated[str, typer.Argument(help="Hub id, such as org/hyperrep-mnist.")],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
+) -> None:
+    """Publish a representation or a zoo on the Hugging Face Hub."""
+    from hyperrep.hub import push_folder
+
+    repo_type = "dataset" if (folder / "zoo_config.json").exists() else "model"
+    url = push_folder(folder, repo, repo_type=repo_type, private=private, commit_message=message)
+    typer.echo(f"published at {url}")

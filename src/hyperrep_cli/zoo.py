@@ -1,0 +1,92 @@
+"""`hyperrep zoo ...`: build and inspect model zoos."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+app = typer.Typer(help="Build and inspect model zoos.", no_args_is_help=True)
+
+
+def parse_epochs(text: str) -> tuple[int, ...]:
+    """`"0,1,5,21-25"` as epochs."""
+    from hyperrep.errors import UserError
+
+    epochs: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise UserError(f"epochs {text!r} are not a list such as 0,1,5,21-25.")
+        epochs.extend(range(int(first), int(last or first) + 1))
+    return tuple(epochs)
+
+
+@app.command()
+def build(
+    protocol: Annotated[str, typer.Option(help="Published recipe: mnist, svhn, cifar10, stl10 or digits.")],
+    output: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    images: Annotated[
+        str | None, typer.Option(help="Hub id, local folder or 'digits'. Default: the protocol's own.")
+    ] = None,
+    models: Annotated[int, typer.Option(help="Number of models; their seeds are 1, 2, ...")] = 1000,
+    epochs: Annotated[int | None, typer.Option(help="Training epochs. Default: the protocol's own.")] = None,
+    keep_epochs: Annotated[
+        str | None, typer.Option(help="Epochs to store, such as 0,1,5,21-25. Default: all.")
+    ] = None,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first model.")] = 1,
+    max_images: Annotated[int | None, typer.Option(help="Use only so many training images, for trials.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, native, vmap or loop.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted build.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an existing zoo first.")] = False,
+) -> None:
+    """Train a population of networks and write it as a `datasets` folder."""
+    from hyperrep.images import load_images
+    from hyperrep.population import choose_engine
+    from hyperrep.zoo import ZooSettings, build_zoo, get_protocol
+
+    recipe = get_protocol(protocol)
+    settings = ZooSettings(
+        recipe,
+        models,
+        recipe.epochs if epochs is None else epochs,
+        parse_epochs(keep_epochs) if keep_epochs else (),
+        first_seed,
+    )
+    data = load_images(images or recipe.images, recipe.processor(), recipe.validation_fraction, max_images)
+    chosen = choose_engine(engine, recipe.network_config(data.classes))
+    folder = build_zoo(settings, data, chosen, output, resume=resume, overwrite=overwrite)
+    _print_info(folder)
+
+
+@app.command()
+def info(zoo: Annotated[str, typer.Argument(help="Folder or Hub id of a zoo.")]) -> None:
+    """Print a zoo's statistics."""
+    _print_info(zoo)
+
+
+def _print_info(path: str | Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hyperrep.zoo import load_zoo
+    from hyperrep.zoo.card import accuracy_by_epoch
+
+    zoo = load_zoo(path)
+    statistics = accuracy_by_epoch(zoo.splits)
+    published = {int(epoch): value for epoch, value in zoo.config.protocol["published_accuracy"].items()}
+    table = Table(
+        title=f"{path}: {zoo.config.num_models} models of {zoo.config.weight_layout().num_params:,} parameters, "
+        f"images {zoo.config.images['name']}"
+    )
+    for column in ("epoch", "test accuracy, %", "published, %"):
+        table.add_column(column, justify="right")
+    shown = [e for e in statistics if e in {0, 1, 2, 5, 10, 15, 20, 25, 50, max(statistics)}]
+    for epoch in shown:
+        mean, std, _ = statistics[epoch]
+        reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
+        table.add_row(str(epoch), f"{mean:.1f} ± {std:.1f}", reference)
+    console = Console()
+    console.print(table)
+    sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in zoo.splits.items())
+    console.print(f"checkpoints: {sizes}")

@@ -1,0 +1,113 @@
+"""Two processes compute what one does: gradients through the contrast of all ranks, and whole training runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tiny_zoo import TINY_SETTINGS, tiny_layout, write_tiny_zoo
+
+from hyperrep.representation import HyperRepConfig, HyperRepModel
+from hyperrep.training import TrainingConfig, train
+from hyperrep.zoo import load_zoo
+
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.distributed
+
+
+def tiny_model() -> HyperRepModel:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "latent_size": 8}
+    sizes |= {"projection_hidden_size": 16, "projection_num_layers": 1, "projection_size": 8}
+    # wide initial weights: with narrow ones the projections hardly differ and batch norm magnifies rounding errors
+    sizes |= {"contrast_weight": 0.5, "initializer_range": 0.3}
+    return HyperRepModel(HyperRepConfig(layout=tiny_layout().to_list(), **sizes))
+
+
+def two_views(networks: slice) -> torch.Tensor:
+    """(2 * networks, num_params) of eight networks, the second view noisy."""
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(8, tiny_layout().num_params, generator=generator)
+    noisy = weights + 0.5 * torch.randn(weights.shape, generator=generator)
+    return torch.cat([weights[networks], noisy[networks]])
+
+
+def gradients_of_one_process() -> dict[str, torch.Tensor]:
+    model = tiny_model().train()
+    output = model(two_views(slice(0, 8)), num_views=2)
+    output.loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return gradients | {"loss": output.loss.detach(), "running_mean": model.projection_head.norm.running_mean}
+
+
+def worker(folder: Path) -> None:
+    """What each of the two processes does."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    wrapped = accelerator.prepare(tiny_model().train())
+    output = wrapped(two_views(slice(4 * rank, 4 * rank + 4)), num_views=2)
+    accelerator.backward(output.loss)
+    model = accelerator.unwrap_model(wrapped)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    gradients["loss"] = accelerator.reduce(output.loss.detach(), "mean")
+    gradients["running_mean"] = model.projection_head.norm.running_mean
+    save_file(gradients, folder / f"gradients-{rank}-of-{processes}.safetensors")
+
+
+def run_two_processes(script: Path, *arguments: str | Path) -> None:
+    python_path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": python_path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    run = subprocess.run(
+        [*launcher, str(script), *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path):
+    run_two_processes(Path(__file__), tmp_path)
+    results = sorted(tmp_path.iterdir())
+    assert [path.name for path in results] == ["gradients-0-of-2.safetensors", "gradients-1-of-2.safetensors"]
+    expected = gradients_of_one_process()
+    for path in results:
+        gradients = load_file(path)
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_training_on_two_processes_gives_the_model_of_one(tmp_path):
+    zoo = write_tiny_zoo(tmp_path / "zoo")
+    settings = TINY_SETTINGS | {"num_train_epochs": 2, "permute": False, "erase_prob": 0.0}
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.3}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    run_two_processes(ROOT / "scripts" / "train.py", config, "--zoo", zoo, "--output", tmp_path / "two")
+    one = train(TrainingConfig.from_dict(settings), zoo, tmp_path / "one")
+    two = json.loads((tmp_path / "two" / "results" / "training.json").read_text())
+    assert (one["machine"]["processes"], two["machine"]["processes"]) == (1, 2)
+    assert two["train"] == pytest.approx(one["train"], rel=1e-4)
+    assert two["steps"] == one["steps"] == 10
+    logs = [
+        [json.loads(line)["learning_rate"] for line in (tmp_path / name / "training_log.jsonl").open()]
+        for name in ("one", "two")
+    ]
+    assert logs[0] == logs[1]
+    # Outputs, not parameters: biases of keys have no gradient but rounding errors, which Adam turns into steps.
+    weights = load_zoo(zoo)["test"].weights
+    reconstructions = [
+        HyperRepModel.from_pretrained(tmp_path / name)(weights).reconstruction for name in ("one", "two")
+    ]
+    torch.testing.assert_close(*reconstructions, rtol=1e-3, atol=1e-3)
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]))

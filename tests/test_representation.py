@@ -1,0 +1,272 @@
+"""The hyper-representation as a transformers model: tokens, shapes, saving and loading, and what is refused."""
+
+import json
+import re
+
+import pytest
+import torch
+from tiny_zoo import tiny_layout
+from transformers import AutoConfig, AutoModel
+
+from hyperrep.representation import HyperRepConfig, HyperRepModel
+from hyperrep.representation.modeling_hyperrep import HyperRepTokenEmbeddings, HyperRepTokenOutputs
+
+
+PAPER_MNIST = {
+    "hidden_size": 1428,
+    "intermediate_size": 1380,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 2,
+    "hidden_act": "relu",
+    "latent_size": 700,
+    "projection_hidden_size": 400,
+    "projection_num_layers": 4,
+    "projection_size": 50,
+}
+
+
+def tiny_config(**kwargs) -> HyperRepConfig:
+    settings = {
+        "layout": tiny_layout().to_list(),
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "latent_size": 8,
+        "projection_hidden_size": 12,
+        "projection_num_layers": 2,
+        "projection_size": 6,
+    }
+    return HyperRepConfig(**settings | kwargs)
+
+
+def tiny_model(seed: int = 0, **kwargs) -> HyperRepModel:
+    torch.manual_seed(seed)
+    return HyperRepModel(tiny_config(**kwargs)).eval()
+
+
+def some_weights(rows: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, tiny_layout().num_params, generator=torch.Generator().manual_seed(seed))
+
+
+def perturb_everything(model: HyperRepModel) -> None:
+    """Move every parameter and buffer away from its initial value."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            noise = torch.rand(tensor.shape, generator=generator) + 0.5
+            tensor.add_(noise if tensor.is_floating_point() else 3)
+
+
+def test_paper_sizes_give_the_papers_parameter_count():
+    with torch.device("meta"):
+        model = HyperRepModel(HyperRepConfig(**PAPER_MNIST))
+    assert model.config.num_params == 2464
+    assert model.config.num_tokens == 48
+    assert [layer.token_size for layer in model.config.layers] == [26, 201, 25, 37, 21]
+    head = sum(parameter.numel() for parameter in model.projection_head.parameters())
+    assert head == 781_750
+    assert model.num_parameters() - head == 98_531_390
+
+
+def test_a_token_is_one_unit_with_its_bias():
+    embeddings = HyperRepTokenEmbeddings(tiny_config())
+    layout = tiny_layout()
+    weights = some_weights(2)
+    tensors = layout.unvectorize(weights)
+    tokens = embeddings(weights)
+    # unit 2 of the first fully connected layer comes after the 3 kernels of the convolution
+    unit = torch.cat([tensors["linears.0.weight"][:, 2], tensors["linears.0.bias"][:, 2:3]], dim=1)
+    torch.testing.assert_close(tokens[:, 3 + 2], embeddings.projections[1](unit))
+
+
+def test_outputs_put_every_weight_back_where_embeddings_took_it_from():
+    config = tiny_config(hidden_size=64)
+    embeddings, outputs = HyperRepTokenEmbeddings(config), HyperRepTokenOutputs(config)
+    with torch.no_grad():  # identity maps, padded with zeros to hidden_size
+        for projection in [*embeddings.projections, *outputs.projections]:
+            projection.weight.copy_(torch.eye(*projection.weight.shape))
+            projection.bias.zero_()
+    weights = some_weights(3)
+    torch.testing.assert_close(outputs(embeddings(weights)), weights)
+
+
+def test_layout_without_biases():
+    config = tiny_config(layout=[["a.weight", [3, 5]], ["b.weight", [2, 3]]])
+    weights = torch.randn(4, config.num_params)
+    output = HyperRepModel(config)(weights, num_views=2)
+    assert config.num_params == 21
+    assert output.reconstruction.shape == weights.shape
+
+
+def test_shapes_and_ranges():
+    model = tiny_model()
+    weights = some_weights(6)
+    latents = model.encode(weights)
+    assert latents.shape == (6, 8)
+    assert latents.abs().max() < 1
+    assert model.decode(latents).shape == weights.shape
+    output = model(weights, num_views=2)
+    assert output.projections.shape == (6, 6)
+    torch.testing.assert_close(output.loss, 0.1 * output.contrastive_loss + 0.9 * output.reconstruction_loss)
+    torch.testing.assert_close(output.reconstruction, model.decode(latents))
+    recorded = model(weights, output_hidden_states=True)
+    assert recorded.contrastive_loss is None
+    torch.testing.assert_close(recorded.loss, recorded.reconstruction_loss)
+    assert len(recorded.hidden_states) > 2
+    assert isinstance(model(weights, return_dict=False), tuple)
+
+
+def test_without_contrast_there_is_no_projection_head():
+    model = tiny_model(contrast_weight=0.0)
+    output = model(some_weights(4), num_views=2)
+    assert model.projection_head is None
+    assert output.projections is None
+    assert output.loss == output.reconstruction_loss
+
+
+def test_encoder_sees_every_weight_and_decoder_uses_every_latent():
+    model = tiny_model()
+    weights = some_weights(1).requires_grad_()
+    model.encode(weights).sum().backward()
+    assert (weights.grad != 0).all()
+    latents = torch.zeros(1, 8, requires_grad=True)
+    model.decode(latents).square().sum().backward()
+    assert (latents.grad != 0).all()
+
+
+def test_eager_and_sdpa_attention_agree():
+    model = tiny_model()
+    weights = some_weights(5)
+    assert model.config._attn_implementation == "sdpa"
+    expected = model(weights)
+    model.set_attn_implementation("eager")
+    eager = model(weights, output_attentions=True)
+    torch.testing.assert_close(eager.reconstruction, expected.reconstruction)
+    tokens = model.config.num_tokens
+    assert {tuple(a.shape) for a in eager.attentions} == {(5, 2, tokens + 1, tokens + 1), (5, 2, tokens, tokens)}
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_every_parameter_and_buffer_survives_saving(tmp_path, auto):
+    model = tiny_model()
+    perturb_everything(model)
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    loaded = (AutoModel if auto else HyperRepModel).from_pretrained(tmp_path)
+    assert isinstance(loaded, HyperRepModel)
+    for kind in ("named_parameters", "named_buffers"):
+        before, after = dict(getattr(model, kind)()), dict(getattr(loaded, kind)())
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert {"layer_mean", "layer_std"} <= dict(loaded.named_buffers()).keys()
+    weights = some_weights(2)
+    assert torch.equal(loaded(weights).reconstruction, model(weights).reconstruction)
+
+
+def test_config_survives_saving(tmp_path):
+    config = tiny_config(zoo={"name": "org/zoo", "revision": None, "epochs": [1]}, network={"model_type": "small_cnn"})
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() | {"_name_or_path": ""} == config.to_dict()
+    assert json.loads((tmp_path / "config.json").read_text())["layout"] == tiny_layout().to_list()
+
+
+def test_statistics_stay_float32_in_a_bf16_model(tmp_path):
+    model = tiny_model()
+    model.set_layer_statistics(some_weights(50) * 0.3 + 0.123456)
+    model.save_pretrained(tmp_path)
+    loaded = HyperRepModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert loaded.encoder.bottleneck.weight.dtype == torch.bfloat16
+    assert loaded.layer_std.dtype == torch.float32
+    assert torch.equal(loaded.layer_std, model.layer_std)
+    assert torch.equal(loaded.layer_mean, model.layer_mean)
+    weights = some_weights(3)
+    torch.testing.assert_close(loaded.decode(loaded.encode(weights)), model(weights).reconstruction, atol=0.05, rtol=0)
+
+
+def test_layer_statistics_cover_weight_and_bias_and_have_a_floor():
+    model = tiny_model()
+    weights = some_weights(30)
+    last = model.config.layers[-1].num_params
+    weights[:, -last:] = 0.25
+    model.set_layer_statistics(weights)
+    first = weights[:, : model.config.layers[0].num_params]
+    assert model.layer_std[0].item() == pytest.approx(first.std().item())
+    assert model.layer_mean[0].item() == pytest.approx(first.mean().item(), abs=1e-6)
+    assert model.layer_std[-1].item() == pytest.approx(1e-4)
+    assert model.layer_mean[-1].item() == pytest.approx(0.25)
+
+
+def test_standardised_weights_make_the_model_blind_to_a_layers_scale():
+    weights = some_weights(20)
+    scale = torch.ones(weights.shape[1])
+    scale[: tiny_config().layers[0].num_params] = 100.0
+    outputs = []
+    for factor in (torch.ones_like(scale), scale):
+        model = tiny_model()
+        model.set_layer_statistics(weights * factor)
+        outputs.append(model(weights * factor))
+    torch.testing.assert_close(outputs[1].latents, outputs[0].latents)
+    torch.testing.assert_close(outputs[1].reconstruction, outputs[0].reconstruction * scale)
+    torch.testing.assert_close(outputs[1].loss, outputs[0].loss)
+
+
+def test_loss_normalisation_can_be_switched_off():
+    weights = some_weights(200) * 0.1
+    for normalize_loss in (True, False):
+        model = tiny_model(normalize_loss=normalize_loss)
+        model.set_layer_statistics(weights)
+        output = model(weights)
+        plain = torch.nn.functional.mse_loss(output.reconstruction, weights)
+        expected = plain if not normalize_loss else plain / 0.1**2
+        assert output.reconstruction_loss.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_model().train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model(some_weights(4), num_views=2).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for without, with_ in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_, without)
+
+
+def test_a_pickle_is_refused_with_one_clear_message(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    for load in (HyperRepModel.from_pretrained, AutoModel.from_pretrained):
+        with pytest.raises(OSError, match=r"holds pytorch_model.bin but no model.safetensors") as error:
+            load(tmp_path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="use_safetensors=False"):
+        HyperRepModel.from_pretrained(tmp_path, use_safetensors=False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"hidden_size": 15}, "hidden_size 15 is no multiple of num_attention_heads 2"),
+        ({"contrast_weight": 1.5}, r"contrast_weight is 1.5; it must lie in \[0, 1\]"),
+        ({"contrast": "simclr"}, "'simclr' is unknown; choose from nt_xent, positive"),
+        ({"layout": [["a.bias", [3]]]}, "'a.bias' of shape .* is neither a weight nor the bias"),
+        ({"layout": []}, "layout is empty"),
+    ],
+)
+def test_impossible_configurations_are_refused(setting, message):
+    with pytest.raises(Exception, match="validate_architecture") as error:
+        tiny_config(**setting)
+    assert re.search(message, str(error.value))
+
+
+def test_wrong_shapes_are_named():
+    model = tiny_model()
+    with pytest.raises(ValueError, match=r"weights have shape \[2, 5\]"):
+        model.encode(torch.zeros(2, 5))
+    with pytest.raises(ValueError, match=r"latents have shape \[8\]"):
+        model.decode(torch.zeros(8))

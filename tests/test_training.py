@@ -1,0 +1,375 @@
+"""The training loop: settings that are checked, a run that learns, resumes to the bit, and fails cleanly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_zoo import TINY_SETTINGS, tiny_layout, write_tiny_zoo
+from transformers import AutoModel
+
+from hyperrep.errors import UserError
+from hyperrep.representation import HyperRepModel
+from hyperrep.training import TrainingConfig, evaluate_reconstruction, loop, parse_overrides, train
+from hyperrep.training.checkpoints import Checkpoints
+from hyperrep.training.data import TrainingData, epoch_order, seed_from
+from hyperrep.training.loop import learning_rate_at, make_views
+from hyperrep.zoo import load_zoo
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    return write_tiny_zoo(tmp_path_factory.mktemp("zoo") / "tiny")
+
+
+def tiny_config(**kwargs) -> TrainingConfig:
+    return TrainingConfig.from_dict(TINY_SETTINGS | kwargs)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# Settings
+
+
+def test_an_unknown_key_names_the_nearest():
+    with pytest.raises(UserError, match="'hidden_sizze' is unknown; did you mean 'hidden_size'"):
+        TrainingConfig.from_dict({"hidden_sizze": 64})
+    with pytest.raises(UserError, match="'lerning_rate' is unknown; did you mean 'learning_rate'"):
+        TrainingConfig.from_dict({"lerning_rate": 1e-3})
+
+
+def test_what_the_zoo_decides_cannot_be_set():
+    with pytest.raises(UserError, match="'layout' is unknown"):
+        TrainingConfig.from_dict({"layout": []})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch_size": "many"}, "'batch_size' expected int, got str"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"optimizer": "sgd"}, "'sgd' is unknown; choose from adam, adamw"),
+        ({"hidden_size": 30}, "hidden_size 30 is no multiple of num_attention_heads 4"),
+        ({"erase_scale": [0.1]}, "erase_scale is"),
+        ({"epochs": []}, "epochs is empty"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(values, message):
+    with pytest.raises(UserError, match=message) as error:
+        TrainingConfig.from_dict(values)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_and_overrides(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("learning_rate: 1e-3  # text in YAML 1.1\nlatent_size: 8\nbatch_size: 4\n")
+    overrides = parse_overrides(["--batch-size", "16", "--permute=false", "--erase_scale", "[0, 0.1]"])
+    config = TrainingConfig.from_yaml(path, overrides)
+    assert (config.learning_rate, config.batch_size, config.permute) == (1e-3, 16, False)
+    assert config.erase_scale == [0.0, 0.1]
+    assert config.model == {"latent_size": 8}
+    with pytest.raises(UserError, match="--seed has no value"):
+        parse_overrides(["--seed"])
+    with pytest.raises(UserError, match="there is no configuration file"):
+        TrainingConfig.from_yaml(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts" / "configs").glob("hyperrep_*.yaml")), ids=lambda p: p.stem)
+def test_published_configurations_are_valid(path):
+    TrainingConfig.from_yaml(path)
+
+
+# Data
+
+
+def test_wild_and_broken_checkpoints_are_dropped_and_counted(zoo):
+    loaded = load_zoo(zoo)
+    loaded["train"].weights[3, 0] = 5.5
+    loaded["train"].weights[4, 1] = float("nan")
+    loaded["train"].weights[5, 2] = -5.5
+    data = TrainingData.from_zoo(loaded, [1, 2], weight_threshold=5.0)
+    clean = (loaded["train"].weights.abs() <= 5).all(dim=1)
+    assert data.dropped["train"] == int((~clean).sum()) >= 3
+    assert torch.equal(data.train, loaded["train"].weights[clean])
+    with pytest.raises(UserError, match="drops all 40 train checkpoints"):
+        TrainingData.from_zoo(loaded, [1, 2], weight_threshold=1e-9)
+
+
+def test_digest_tells_zoos_apart(zoo, tmp_path):
+    def digest(folder):
+        return TrainingData.from_zoo(load_zoo(folder), [1, 2], 5.0).digest
+
+    assert digest(zoo) == digest(write_tiny_zoo(tmp_path / "same")) != digest(write_tiny_zoo(tmp_path / "other", 1))
+
+
+def test_every_epoch_sees_every_row_in_its_own_order():
+    orders = [epoch_order(50, seed=1, epoch=epoch) for epoch in (0, 1)]
+    assert all(sorted(order.tolist()) == list(range(50)) for order in orders)
+    assert not torch.equal(*orders)
+    assert len({seed_from(a, b) for a in range(30) for b in range(30)}) == 900
+
+
+def test_views_and_targets():
+    layout = tiny_layout()
+    weights = torch.rand(10, layout.num_params) + 1
+
+    def views(**kwargs):
+        return make_views(weights, layout, tiny_config(**kwargs), 2, torch.Generator().manual_seed(0))
+
+    augmented, target = views(erase_prob=1.0)
+    assert torch.equal(augmented, target)
+    augmented, target = views(erase_prob=1.0, erase_target="clean")
+    erased = augmented == 0
+    assert erased.any()
+    assert not (target == 0).any()
+    assert torch.equal(augmented[~erased], target[~erased])
+    # row i and row batch + i are the same network, permuted in two ways
+    assert torch.equal(target[:10].sort(dim=1).values, target[10:].sort(dim=1).values)
+    assert not torch.equal(target[:10], target[10:])
+
+
+def test_learning_rate_schedule():
+    config = tiny_config(learning_rate=0.1, warmup_steps=10)
+    rates = [learning_rate_at(step, 110, config) for step in range(110)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[9] == rates[10] == pytest.approx(0.1)
+    assert rates[60] == pytest.approx(0.05)
+    assert 0 < rates[-1] < 1e-4
+    assert learning_rate_at(100, 110, tiny_config(learning_rate=0.1, lr_schedule="constant")) == 0.1
+
+
+# A run
+
+
+def test_a_run_learns_and_is_an_ordinary_model_folder(zoo, tmp_path):
+    config = tiny_config(
+        num_train_epochs=60, learning_rate=1e-2, permute=False, erase_prob=0.0, hidden_dropout_prob=0.0
+    )
+    results = train(config, zoo, tmp_path / "out")
+    assert files(tmp_path / "out") == {
+        "config.json",
+        "model.safetensors",
+        "training_log.jsonl",
+        "results/training.json",
+        "checkpoints/settings.json",
+    }
+    assert json.loads((tmp_path / "out" / "results" / "training.json").read_text()) == results
+    assert results["validation"]["r2"] > 0.3
+    assert results["rows"] == {"train": 40, "validation": 10, "test": 10}
+    assert list(results["test"]["r2_per_layer"]) == ["convs.0", "linears.0", "linears.1"]
+
+    log = [json.loads(line) for line in (tmp_path / "out" / "training_log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log] == list(range(1, 61))
+    assert log[-1]["step"] == 60 * (40 // 8) == results["steps"]
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert [entry["epoch"] for entry in log if "validation" in entry] == list(range(2, 61, 2))
+
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    loaded = load_zoo(zoo)
+    assert model.config.zoo["name"] == "tiny"
+    assert model.config.network["model_type"] == "small_cnn"
+    assert model.layer_std[0].item() == pytest.approx(
+        loaded["train"].weights[:, : model.config.layers[0].num_params].std().item()
+    )
+    again = evaluate_reconstruction(model, loaded["validation"].weights, loaded["train"].weights.mean(dim=0), 3)
+    assert again["r2"] == pytest.approx(results["validation"]["r2"], abs=1e-5)
+
+
+def test_evaluation_keeps_the_last_partial_batch(zoo):
+    weights = load_zoo(zoo)["validation"].weights  # 10 rows
+    model = HyperRepModel(tiny_config().model_config(layout=tiny_layout().to_list()))
+    model.set_layer_statistics(weights)
+    whole, parts = (evaluate_reconstruction(model, weights, weights.mean(dim=0), size) for size in (10, 4))
+    assert parts["reconstruction_loss"] == pytest.approx(whole["reconstruction_loss"])
+    with torch.no_grad():
+        expected = model.eval()(weights).reconstruction_loss.item()
+    assert whole["reconstruction_loss"] == pytest.approx(expected)
+
+
+def test_without_contrast_and_in_bf16(zoo, tmp_path):
+    # a subprocess, because accelerate fixes the precision of a process once
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(TINY_SETTINGS | {"num_train_epochs": 1}))
+    run = script(path, zoo, tmp_path / "out", "--mixed_precision", "bf16", "--contrast_weight", "0")
+    assert run.wait() == 0, run.stderr.read()
+    model = HyperRepModel.from_pretrained(tmp_path / "out")
+    assert model.projection_head is None
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+
+
+# Exact resume
+
+
+def script(config: Path, zoo: Path, output: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(config)]
+    command += ["--zoo", str(zoo), "--output", str(output), *arguments]
+    python_path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": python_path, "ACCELERATE_USE_CPU": "true"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, run: subprocess.Popen) -> None:
+    while not condition():
+        assert run.poll() is None, f"the run ended early: {run.stderr.read()}"
+        time.sleep(0.005)
+
+
+def test_killed_and_resumed_runs_give_the_same_bytes(zoo, tmp_path):
+    settings = TINY_SETTINGS | {"num_train_epochs": 60, "checkpoint_epochs": 3}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    undisturbed = train(TrainingConfig.from_dict(settings), zoo, tmp_path / "undisturbed")
+
+    output = tmp_path / "disturbed"
+    run = script(path, zoo, output)
+    wait_for(lambda: list(output.glob("checkpoints/step-*")), run)
+    run.kill()
+    run.wait()
+    assert not (output / "model.safetensors").exists()
+
+    run = script(path, zoo, output, "--resume")
+    wait_for(lambda: len(list(output.glob("checkpoints/step-*"))) == 2, run)
+    run.send_signal(signal.SIGINT)
+    stderr = run.communicate()[1]
+    assert run.returncode == 130, stderr
+    assert stderr.strip().splitlines()[-1].endswith("go on with the same command and --resume.")
+    assert not (output / "model.safetensors").exists()
+    steps = sorted(int(p.name.removeprefix("step-")) for p in output.glob("checkpoints/step-*"))
+    assert len(steps) == 2
+
+    resumed = train(TrainingConfig.from_dict(settings), zoo, output, resume=True)
+    for name in ("model.safetensors", "config.json"):
+        assert (output / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+    assert resumed["validation"] == undisturbed["validation"]
+    logs = [
+        [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in file.read_text().splitlines()]
+        for file in (output / "training_log.jsonl", tmp_path / "undisturbed" / "training_log.jsonl")
+    ]
+    assert logs[0] == logs[1]
+    # a complete run is left as it is
+    before = (output / "model.safetensors").stat().st_mtime_ns
+    assert train(TrainingConfig.from_dict(settings), zoo, output, resume=True) == resumed
+    assert (output / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_unfinished_checkpoint_is_not_resumed_from(zoo, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr(loop, "_append_log", killed)  # the first epoch ends, its checkpoint is not yet written
+    with pytest.raises(Killed):
+        train(tiny_config(), zoo, tmp_path / "out")
+    monkeypatch.undo()
+    half = tmp_path / "out" / "checkpoints" / ".unfinished"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    train(tiny_config(), zoo, tmp_path / "out", resume=True)
+    train(tiny_config(), zoo, tmp_path / "undisturbed")
+    assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "undisturbed" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_checkpoints_hold_no_pickle_and_only_the_last_two_stay(zoo, tmp_path):
+    model = HyperRepModel(tiny_config().model_config(layout=tiny_layout().to_list()))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(4, tiny_layout().num_params), num_views=2).loss.backward()
+    optimizer.step()
+    checkpoints = Checkpoints(tmp_path, {})
+    for step in (5, 10, 100):
+        checkpoints.save(model, optimizer, {"step": step})
+    assert checkpoints.steps() == [10, 100]
+    assert {Path(name).suffix for name in files(tmp_path)} == {".safetensors", ".json"}
+    other = HyperRepModel(tiny_config(seed=1).model_config(layout=tiny_layout().to_list()))
+    other_optimizer = torch.optim.AdamW(other.parameters())
+    assert checkpoints.load_last(other, other_optimizer) == {"step": 100}
+    for before, after in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(before, after)
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(optimizer.state[before][name], other_optimizer.state[after][name])
+
+
+# Mistakes
+
+
+def test_an_existing_folder_needs_a_decision(zoo, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "thesis.txt").write_text("precious")
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(UserError, match="choose another"):
+            train(tiny_config(), zoo, output, **flags)
+        assert files(output) == {"thesis.txt"}
+
+    first = train(tiny_config(), zoo, tmp_path / "run")
+    with pytest.raises(UserError, match="--resume.*--overwrite"):
+        train(tiny_config(), zoo, tmp_path / "run")
+    (tmp_path / "run" / "sampler").mkdir()  # fitted on the old latents
+    second = train(tiny_config(seed=1), zoo, tmp_path / "run", overwrite=True)
+    assert second["validation"] != first["validation"]
+    assert not (tmp_path / "run" / "sampler").exists()
+
+
+def test_resume_with_other_settings_or_another_zoo_is_refused(zoo, tmp_path):
+    train(tiny_config(num_train_epochs=1), zoo, tmp_path / "out")
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")}
+    with pytest.raises(UserError, match=r"had learning_rate 0.001, this one has 0.5"):
+        train(tiny_config(num_train_epochs=1, learning_rate=0.5), zoo, tmp_path / "out", resume=True)
+    with pytest.raises(UserError, match="had zoo_sha256"):
+        other = write_tiny_zoo(tmp_path / "other", seed=1)
+        train(tiny_config(num_train_epochs=1), other, tmp_path / "out", resume=True)
+    train(tiny_config(num_train_epochs=1, eval_epochs=7), zoo, tmp_path / "out", resume=True)
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")} == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": [7]}, "7"),
+        ({"batch_size": 41}, "batch_size 41 exceeds the 40 training checkpoints"),
+        ({"weight_threshold": 1e-9}, "drops all"),
+        ({"log_with": "pigeon"}, "'pigeon' is not installed"),
+    ],
+)
+def test_a_users_mistake_leaves_nothing_behind(zoo, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        train(tiny_config(**settings), zoo, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(zoo, tmp_path, monkeypatch):
+    def break_down(*arguments):
+        views, targets = make_views(*arguments)
+        calls.append(1)
+        return (views * float("nan") if len(calls) == 8 else views), targets
+
+    calls: list[int] = []
+    monkeypatch.setattr(loop, "make_views", break_down)
+    with pytest.raises(UserError, match="the loss is nan at step 8; .* the last good checkpoint is step 5"):
+        train(tiny_config(), zoo, tmp_path / "out")
+    assert (tmp_path / "out" / "checkpoints" / "step-000005" / "model.safetensors").exists()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_script_reports_a_mistake_in_one_line(zoo, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("hidden_sizze: 3\n")
+    run = script(path, zoo, tmp_path / "out")
+    stderr = run.communicate()[1]
+    assert run.returncode == 2
+    assert stderr.splitlines() == ["error: key 'hidden_sizze' is unknown; did you mean 'hidden_size'?"]
