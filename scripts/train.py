@@ -26,11 +26,12 @@ def main() -> int:
     parser.add_argument("--output", required=True, help="folder of the trained model")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="delete the earlier run in the output folder")
+    parser.add_argument("--images", help="images of the zoo, for the behavioural loss; default: as the zoo names them")
     arguments, rest = parser.parse_known_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         config = TrainingConfig.from_yaml(arguments.config, parse_overrides(rest))
-        results = train(config, arguments.zoo, arguments.output, arguments.resume, arguments.overwrite)
+        results = train(config, arguments.zoo, arguments.output, arguments.resume, arguments.overwrite, arguments.images)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 evaluate_app = typer.Typer(help="Measure generated networks.", no_args_is_help=True)
 
 
-def train(
+def train_representation(
     config: Annotated[Path, typer.Argument(help="YAML file of model and training settings.")],
     zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
     output: Annotated[Path, typer.Option(help="Folder of the representation.")],
@@ -24,9 +24,9 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a hyper-representation on a zoo (one process; for several: accelerate launch scripts/train.py)."""
-    from hyperrep.training import run
+    from hyperrep.training import TrainingConfig, train
 
-    run(config, zoo, output, images=images, resume=resume, overwrite=overwrite)
+    train(TrainingConfig.from_yaml(config), zoo, output, resume=resume, overwrite=overwrite, images=images)
 
 
 def sample(
@@ -45,9 +45,10 @@ def sample(
     import torch
 
     from hyperrep import HyperRepPipeline
+    from hyperrep.samplers import refit
 
     pipe = HyperRepPipeline.from_pretrained(representation, revision=revision)
-    pipe.set_sampler(method=method, variant=variant, top=top, bandwidth=bandwidth)
+    pipe.sampler = refit(pipe.sampler, method, variant=variant, top=top, bandwidth=bandwidth)
     networks = pipe(num_models, generator=torch.Generator().manual_seed(seed))
     networks.save_pretrained(output, overwrite=overwrite)
     typer.echo(f"{num_models} networks in {output}")
@@ -65,7 +66,6 @@ def finetune(
     top: Annotated[float, typer.Option(help="Share of the best training models the densities are fitted to.")] = 0.3,
     bandwidth: Annotated[float, typer.Option(help="Of the kernel densities.")] = 0.002,
     seed: Annotated[int, typer.Option(help="Of sampling and image orders.")] = 0,
-    max_images: Annotated[int | None, typer.Option(help="As the zoo was built with.")] = None,
     engine: Annotated[str, typer.Option(help="auto, native, vmap or loop.")] = "auto",
     output: Annotated[Path | None, typer.Option(help="Results folder. Default: results/ of the representation.")] = None,
     overwrite: Overwrite = False,
@@ -75,7 +75,7 @@ def finetune(
     from hyperrep.evaluation.report import run_finetune
 
     settings = FinetuneSettings(num_models=num_models, epochs=epochs, top=top, bandwidth=bandwidth, seed=seed)
-    run_finetune(representation, zoo, images, settings, engine, output, max_images, overwrite)
+    run_finetune(representation, zoo, images, settings, engine, output, overwrite)
 
 
 def card(

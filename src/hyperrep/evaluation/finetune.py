@@ -20,6 +20,7 @@ from ..images import ImageData
 from ..networks import SmallCNNConfig
 from ..population import Engine, Recipe, train_population
 from ..representation import HyperRepModel
+from ..representation.batched import align_rows, decode_rows, encode_rows
 from ..samplers import KDE_VARIANTS, KDESampler, UniformSampler
 from ..zoo import Zoo, ZooSplit
 from .novelty import nearest_similarity
@@ -78,15 +79,10 @@ def evaluate_finetune(
             goes on where it was.
 
     Raises:
-        UserError: if the zoo's layout is not the model's, or the images are not those of the zoo.
+        UserError: if the zoo's layout is not the model's.
     """
     if zoo.config.layout != model.config.layout:
         raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {source}.")
-    if zoo.config.images["fingerprint"] != images.fingerprint:
-        raise UserError(
-            f"zoo {zoo.name} was trained on {zoo.config.images['name']} (fingerprint "
-            f"{zoo.config.images['fingerprint']}), not on these images ({images.name}, {images.fingerprint})."
-        )
     network, recipe = zoo.config.network_config(), Recipe(**zoo.config.protocol["recipe"])
     training = usable(zoo["train"].select(epochs_seen(model, zoo)))
     held_out = usable(zoo["test"].select(epochs_seen(model, zoo)))
@@ -138,30 +134,19 @@ def _populations(
 ) -> Iterator[tuple[str, str, Tensor]]:
     """Method, variant and weights (num_models, num_params) of every generated population."""
     scores = training.metrics["validation_accuracy"]
-    latents = encode(model, training.weights)
-    for method, points in (("S_KDE30", latents), ("B_KDE30", training.weights)):
+    latents = encode_rows(model, training.weights)
+    # the baseline gets the weights as the representation does: aligned, if it was trained on aligned ones
+    for method, points in (("S_KDE30", latents), ("B_KDE30", align_rows(model, training.weights))):
         for variant in settings.variants:
             sampler = KDESampler(variant=variant, bandwidth=settings.bandwidth, top=settings.top)
             drawn = sampler.fit(points, scores).sample(settings.num_models, _generator(settings))
-            yield method, variant, decode(model, drawn) if method.startswith("S_") else drawn
+            yield method, variant, decode_rows(model, drawn) if method.startswith("S_") else drawn
     uniform = UniformSampler().fit(latents, scores).sample(settings.num_models, _generator(settings))
-    yield "S_U", "", decode(model, uniform)
+    yield "S_U", "", decode_rows(model, uniform)
 
 
 def _generator(settings: FinetuneSettings) -> torch.Generator:
     return torch.Generator().manual_seed(settings.seed)
-
-
-@torch.no_grad()
-def encode(model: HyperRepModel, weights: Tensor, batch_size: int = 256) -> Tensor:
-    """Latents (rows, latent_size) of weights (rows, num_params), on the CPU."""
-    return torch.cat([model.encode(part.to(model.device)).float().cpu() for part in weights.split(batch_size)])
-
-
-@torch.no_grad()
-def decode(model: HyperRepModel, latents: Tensor, batch_size: int = 256) -> Tensor:
-    """Weights (rows, num_params) of latents (rows, latent_size), on the CPU."""
-    return torch.cat([model.decode(part.to(model.device)).float().cpu() for part in latents.split(batch_size)])
 
 
 def _scratch_rows(zoo: Zoo, fields: dict) -> Iterator[ResultRow]:
@@ -186,7 +171,7 @@ def _reference_rows(
     """Accuracy of the zoo's checkpoints and of their reconstructions, training models and held-out ones."""
     for name, rows in (("training models", training), ("held-out models", held_out)):
         start = time.perf_counter()
-        reconstructed = decode(model, encode(model, rows.weights))
+        reconstructed = decode_rows(model, encode_rows(model, rows.weights))
         accuracy = engine.evaluate(network, reconstructed, images.test.pixels, images.test.labels).accuracy
         originals = rows.metrics["test_accuracy"]
         for method, values in (("zoo", originals), ("reconstructed", accuracy)):

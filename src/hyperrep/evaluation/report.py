@@ -6,24 +6,15 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..hub import resolve_folder
-from ..images import load_images
 from ..population import choose_engine
 from ..representation import HyperRepModel
-from ..zoo import Protocol, Zoo, get_protocol, load_zoo
+from ..zoo import load_zoo, zoo_images
 from .finetune import FinetuneSettings, evaluate_finetune
 from .plots import plot_finetune
 from .results import ResultRow, results_table, write_results
 
 
 SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)
-
-
-def zoo_images(zoo: Zoo, source: str | None = None, max_images: int | None = None):
-    """The images a zoo was trained on, from `source` or from where the zoo says it had them."""
-    protocol: Protocol = get_protocol(zoo.config.protocol["name"])
-    return load_images(
-        source or zoo.config.images["name"], protocol.processor(), protocol.validation_fraction, max_images
-    )
 
 
 def run_finetune(
@@ -33,7 +24,6 @@ def run_finetune(
     settings: FinetuneSettings,
     engine_name: str,
     output: Path | None,
-    max_images: int | None = None,
     overwrite: bool = False,
 ) -> list[ResultRow]:
     """Evaluate, write `finetune.jsonl` and `finetune.png`, print the table.
@@ -50,7 +40,7 @@ def run_finetune(
     if results_path.exists() and not overwrite:
         raise UserError(f"{results_path} exists; replace it with --overwrite or choose another --output.")
     zoo = load_zoo(zoo_path)
-    images = zoo_images(zoo, images_source, max_images)
+    images = zoo_images(zoo, images_source)
     model = HyperRepModel.from_pretrained(folder)
     engine = choose_engine(engine_name, zoo.config.network_config())
     source = folder.resolve().name if Path(representation).is_dir() else representation

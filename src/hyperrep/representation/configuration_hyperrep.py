@@ -58,6 +58,8 @@ class HyperRepConfig(PreTrainedConfig):
         network (`dict`, *optional*): configuration of the networks, `model_type` included.
         image_processor (`dict`, *optional*): configuration of the networks' image processor.
         zoo (`dict`, *optional*): where the training weights came from: name, revision, epochs.
+        aligned (`bool`, *optional*, defaults to `False`): whether networks are permuted to lie close to a reference
+            network, kept in the checkpoint, before they are encoded.
         hidden_size (`int`, *optional*, defaults to 128): width of a token.
         num_hidden_layers (`int`, *optional*, defaults to 2): blocks of the encoder, and as many of the decoder.
         num_attention_heads (`int`, *optional*, defaults to 4): they divide `hidden_size`.
@@ -66,7 +68,6 @@ class HyperRepConfig(PreTrainedConfig):
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0): after attention and in the feed-forward part.
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0): on attention probabilities.
         layer_norm_eps (`float`, *optional*, defaults to 1e-6).
-        initializer_range (`float`, *optional*, defaults to 0.02): standard deviation of initial weights.
         latents_per (`str`, *optional*, defaults to `"network"`): `network`, one latent for the whole network, gathered
             by a compression token (the paper); or `neuron`, one latent a neuron token, laid end to end (as SANE).
         latent_size (`int`, *optional*, defaults to 64): width of the flat latent of one network, in (-1, 1). With
@@ -96,6 +97,7 @@ class HyperRepConfig(PreTrainedConfig):
     network: dict | None = None
     image_processor: dict | None = None
     zoo: dict | None = None
+    aligned: bool = False
 
     hidden_size: int = 128
     num_hidden_layers: int = 2
@@ -105,7 +107,6 @@ class HyperRepConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     layer_norm_eps: float = 1e-6
-    initializer_range: float = 0.02
 
     latents_per: str = "network"
     latent_size: int = 64

@@ -269,7 +269,7 @@ class HyperRepPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": HyperRepLayer, "attentions": HyperRepAttention}
     # the statistics that undo the standardisation of weights must not be rounded to bf16
-    _keep_in_fp32_modules_strict = ["layer_mean", "layer_std"]
+    _keep_in_fp32_modules_strict = ["layer_mean", "layer_std", "reference"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -279,6 +279,8 @@ class HyperRepPreTrainedModel(PreTrainedModel):
         if isinstance(module, HyperRepModel):
             init.zeros_(module.layer_mean)
             init.ones_(module.layer_std)
+            if module.reference is not None:
+                init.zeros_(module.reference)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -315,6 +317,7 @@ class HyperRepModel(HyperRepPreTrainedModel):
 
     layer_mean: Tensor
     layer_std: Tensor
+    reference: Tensor | None
 
     def __init__(self, config: HyperRepConfig):
         super().__init__(config)
@@ -325,6 +328,9 @@ class HyperRepModel(HyperRepPreTrainedModel):
         # mu_l and sigma_l of the poster's loss, (num_layers,); part of the checkpoint, always float32
         self.register_buffer("layer_mean", torch.zeros(len(self.layer_sizes), dtype=torch.float32))
         self.register_buffer("layer_std", torch.ones(len(self.layer_sizes), dtype=torch.float32))
+        # the network that others are aligned to before they are encoded, (num_params,)
+        reference = torch.zeros(config.num_params, dtype=torch.float32) if config.aligned else None
+        self.register_buffer("reference", reference)
         self.post_init()
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from ..weights.augmentation import Augmentation
 
 
 # What the zoo decides, not the user: a configuration file cannot set it.
-FROM_ZOO = ("layout", "network", "image_processor", "zoo")
+FROM_ZOO = ("layout", "network", "image_processor", "zoo", "aligned")
 MODEL_KEYS = tuple(name for name in HyperRepConfig.__annotations__ if name not in FROM_ZOO and name != "model_type")
 CHOICES = {
     "optimizer": ("adam", "adamw"),
@@ -38,10 +38,17 @@ class TrainingConfig:
             learned (NeurIPS 2022 configuration).
         weight_threshold (`float`, *optional*, defaults to 5.0): checkpoints with a larger absolute weight, or a NaN,
             are left out.
+        align (`bool`, *optional*, defaults to `False`): permute the hidden units of every network to lie close to
+            those of the best one before anything else; then `permute` should be off.
         permute, erase_prob, erase_scale, additive_noise, multiplicative_noise: see
             [`~hyperrep.weights.augmentation.Augmentation`].
         erase_target (`str`, *optional*, defaults to `"augmented"`): `augmented` reconstructs the view, erased zeros
             and noise included, as published; `clean` the network before erasing and noise.
+        behavior_weight (`float`, *optional*, defaults to 0.0): weight of the cross-entropy between the outputs of
+            networks and of their reconstructions, see [`~hyperrep.training.behavior.BehavioralLoss`].
+        shuffled_weight (`float`, *optional*, defaults to 0.0): weight of the cross-entropy with the labels of networks
+            decoded from latents shuffled per dimension across the batch.
+        behavior_images (`int`, *optional*, defaults to 32): training images a step for these two.
         batch_size (`int`, *optional*, defaults to 64): networks a step, over all processes together.
         num_train_epochs (`int`, *optional*, defaults to 200): passes over the training split.
         optimizer (`str`, *optional*, defaults to `"adamw"`): or `adam`, whose weight decay is an L2 term.
@@ -65,12 +72,17 @@ class TrainingConfig:
     epochs: list[int] = field(default_factory=lambda: [21, 22, 23, 24, 25])
     weight_threshold: float | int = 5.0
 
+    align: bool = False
     permute: bool = True
     erase_prob: float | int = 0.5
     erase_scale: list[float] = field(default_factory=lambda: [0.02, 0.33])
     additive_noise: float | int = 0.0
     multiplicative_noise: float | int = 0.0
     erase_target: str = "augmented"
+
+    behavior_weight: float | int = 0.0
+    shuffled_weight: float | int = 0.0
+    behavior_images: int = 32
 
     batch_size: int = 64
     num_train_epochs: int = 200
@@ -91,13 +103,13 @@ class TrainingConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(choices)}.")
-        for name in ("batch_size", "num_train_epochs", "eval_epochs", "checkpoint_epochs"):
+        for name in ("batch_size", "num_train_epochs", "eval_epochs", "checkpoint_epochs", "behavior_images"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("weight_threshold", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be positive.")
-        for name in ("weight_decay", "warmup_steps", "max_grad_norm", "seed"):
+        for name in ("weight_decay", "warmup_steps", "max_grad_norm", "seed", "behavior_weight", "shuffled_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must not be negative.")
         if not self.epochs:

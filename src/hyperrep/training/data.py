@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..weights import align
 from ..zoo import Zoo
 
 
@@ -17,6 +18,8 @@ class TrainingData:
 
     Attributes:
         train, validation, test (`Tensor`): (checkpoints, num_params), float32.
+        scores (`Tensor`): (train checkpoints,), validation accuracy of the training split.
+        reference (`Tensor`, *optional*): (num_params,), the training network that all were aligned to: the best one.
         dropped (`dict[str, int]`): checkpoints left out of each split.
         digest (`str`): SHA-256 of all that is left; two runs with the same digest saw the same weights.
     """
@@ -24,21 +27,30 @@ class TrainingData:
     train: Tensor
     validation: Tensor
     test: Tensor
+    scores: Tensor
+    reference: Tensor | None
     dropped: dict[str, int]
     digest: str
 
     @classmethod
-    def from_zoo(cls, zoo: Zoo, epochs: list[int], weight_threshold: float) -> "TrainingData":
+    def from_zoo(
+        cls, zoo: Zoo, epochs: list[int], weight_threshold: float, aligned: bool = False
+    ) -> "TrainingData":
         """Checkpoints of `epochs` without NaN and without weights beyond `weight_threshold` in absolute value.
+
+        With `aligned`, the hidden units of every network are permuted to lie close to those of the best one.
 
         Raises:
             UserError: if nothing is left of a split.
         """
         splits, dropped, digest = {}, {}, hashlib.sha256()
         for name in ("train", "validation", "test"):
-            weights = zoo[name].select(epochs=epochs).weights
+            rows = zoo[name].select(epochs=epochs)
+            weights = rows.weights
             kept = weights.abs().amax(dim=1) <= weight_threshold  # False for NaN, too
             splits[name] = weights[kept]
+            if name == "train":
+                scores = rows.metrics["validation_accuracy"][kept]
             dropped[name] = int((~kept).sum())
             if not len(splits[name]):
                 raise UserError(
@@ -46,7 +58,12 @@ class TrainingData:
                     f"weight beyond weight_threshold {weight_threshold}. Raise the threshold or choose other epochs."
                 )
             digest.update(splits[name].numpy().tobytes())
-        return cls(**splits, dropped=dropped, digest=digest.hexdigest())
+        reference = None
+        if aligned:
+            layout = zoo.config.weight_layout()
+            reference = splits["train"][scores.argmax()].clone()
+            splits = {name: align(weights, reference, layout) for name, weights in splits.items()}
+        return cls(**splits, scores=scores, reference=reference, dropped=dropped, digest=digest.hexdigest())
 
 
 def seed_from(*numbers: int) -> int:

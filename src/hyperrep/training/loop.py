@@ -22,18 +22,23 @@ from torch import Tensor, optim
 from tqdm.auto import tqdm
 
 from ..errors import UserError
+from ..images import ImageSplit
+from ..population import choose_engine
 from ..representation import HyperRepModel
+from ..representation.batched import encode_rows
+from ..samplers import SAMPLER_FOLDER, KDESampler
 from ..version import __version__
 from ..weights import WeightLayout
 from ..weights.augmentation import corrupt, permute
-from ..zoo import Zoo, load_zoo
+from ..zoo import Zoo, load_zoo, zoo_images
+from .behavior import BehavioralLoss
 from .checkpoints import Checkpoints, write_json
 from .config import TrainingConfig
 from .data import TrainingData, epoch_order, seed_from
 from .evaluation import evaluate_reconstruction
 
 
-LOSSES = ("loss", "reconstruction_loss", "contrastive_loss")
+LOSSES = ("loss", "reconstruction_loss", "contrastive_loss", "behavior_loss", "shuffled_loss")
 # Settings that change what is written down, not what is learned: a resumed run may have others.
 BOOKKEEPING = ("eval_epochs", "checkpoint_epochs", "log_with")
 
@@ -46,10 +51,11 @@ def train(
     output: str | Path,
     resume: bool = False,
     overwrite: bool = False,
+    images: str | None = None,
 ) -> dict[str, Any]:
     """Train a hyper-representation on a zoo and save it to `output`, an ordinary transformers model folder.
 
-    Beside the model stand `training_log.jsonl` (one line an epoch), `results/training.json` (what is returned) and,
+    Beside the model stand `sampler/` (independent KDE over the latents of the best 30 %), `training_log.jsonl` (one line an epoch), `results/training.json` (what is returned) and,
     until the run is complete, `checkpoints/`. A run that was killed goes on from there with `resume`, and ends with
     the same bytes as one that was left alone.
 
@@ -59,6 +65,8 @@ def train(
         output (`str`): folder to write; it must be new unless `resume` or `overwrite` is set.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint, if there is one.
         overwrite (`bool`, *optional*, defaults to `False`): delete the earlier run in `output` and start anew.
+        images (`str`, *optional*): where the zoo's images are, for the behavioural loss; as the zoo names them by
+            default.
 
     Returns:
         `dict`: final losses, R^2 on the validation and the test split, and the circumstances.
@@ -74,7 +82,7 @@ def train(
         available = ", ".join(map(str, get_available_trackers())) or "none"
         raise UserError(f"tracker log_with {config.log_with!r} is not installed; there are: {available}.")
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
-    data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold)
+    data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold, config.align)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, log_with=config.log_with, project_dir=str(output)
     )
@@ -90,12 +98,15 @@ def train(
     if resume and results_path.exists():
         logger.info("%s is already complete", output)
         return json.loads(results_path.read_text())
+    behavior = _behavioral_loss(config, zoo, images, device)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
 
     # 2. model and optimiser, the last checkpoint in them
     torch.manual_seed(config.seed)
     model = HyperRepModel(_model_config(config, zoo, data))
     model.set_layer_statistics(data.train)
+    if model.reference is not None:
+        model.reference.copy_(data.reference)
     model.to(device)
     optimizer_class = optim.AdamW if config.optimizer == "adamw" else optim.Adam
     optimizer = optimizer_class(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -147,11 +158,26 @@ def train(
             step_seed = seed_from(config.seed, step, rank)
             torch.manual_seed(step_seed)  # dropout
             generator.manual_seed(step_seed)
-            views, targets = make_views(weights[share.to(device)], layout, config, num_views, generator)
+            views, targets, clean = make_views(weights[share.to(device)], layout, config, num_views, generator)
 
             # 3b. losses; one reduction tells every process the means, a NaN anywhere, and whether to stop
             output_of_step = wrapped_model(views, target=targets, num_views=num_views)
-            parts = [getattr(output_of_step, name) for name in LOSSES]
+            losses_of_step = {name: getattr(output_of_step, name, None) for name in LOSSES}
+            if behavior is not None:
+                count = len(share)  # the first view is enough
+                shown_images = behavior.draw(generator)
+                losses_of_step["behavior_loss"] = behavior.reconstruction(
+                    clean[:count], output_of_step.reconstruction[:count], shown_images
+                )
+                losses_of_step["loss"] = losses_of_step["loss"] + config.behavior_weight * losses_of_step["behavior_loss"]
+                if config.shuffled_weight:
+                    losses_of_step["shuffled_loss"] = behavior.shuffled(
+                        model, output_of_step.latents[:count], shown_images, generator
+                    )
+                    losses_of_step["loss"] = (
+                        losses_of_step["loss"] + config.shuffled_weight * losses_of_step["shuffled_loss"]
+                    )
+            parts = list(losses_of_step.values())
             told = torch.stack([torch.zeros((), device=device) if part is None else part.detach() for part in parts])
             told = torch.cat([told, torch.tensor([float(interrupted.is_set())], device=device)])
             *losses, stop = accelerator.reduce(told, "mean").tolist()
@@ -166,7 +192,7 @@ def train(
             rate = learning_rate_at(step, total_steps, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            accelerator.backward(output_of_step.loss)
+            accelerator.backward(losses_of_step["loss"])
             if config.max_grad_norm:
                 accelerator.clip_grad_norm_(wrapped_model.parameters(), config.max_grad_norm)
             wrapped_optimizer.step()
@@ -218,6 +244,7 @@ def train(
     }
     if accelerator.is_main_process:
         model.save_pretrained(output)
+        KDESampler().fit(encode_rows(model, data.train), data.scores).save_pretrained(output / SAMPLER_FOLDER)
         write_json(results_path, results)
         checkpoints.remove()
     accelerator.wait_for_everyone()
@@ -228,18 +255,19 @@ def train(
 
 def make_views(
     weights: Tensor, layout: WeightLayout, config: TrainingConfig, num_views: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Views of a batch of networks, and what the model shall make of them.
 
     Returns:
-        `tuple[Tensor, Tensor]`: views and targets, both (num_views * batch, num_params), view after view.
+        `tuple[Tensor, Tensor, Tensor]`: views, targets, and the permuted networks before erasing and noise; all
+        (num_views * batch, num_params), view after view.
     """
     settings = config.augmentation
     weights = weights.repeat(num_views, 1)
     if settings.permute:
         weights = permute(weights, layout, generator)
     views = corrupt(weights, settings, generator)
-    return views, views if config.erase_target == "augmented" else weights
+    return views, views if config.erase_target == "augmented" else weights, weights
 
 
 def learning_rate_at(step: int, total_steps: int, config: TrainingConfig) -> float:
@@ -265,7 +293,20 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData):
             "num_train": len(data.train),
             "sha256": data.digest,
         },
+        aligned=config.align,
     )
+
+
+def _behavioral_loss(
+    config: TrainingConfig, zoo: Zoo, images: str | None, device: torch.device
+) -> BehavioralLoss | None:
+    """The behavioural loss, if its weights ask for it."""
+    if not (config.behavior_weight or config.shuffled_weight):
+        return None
+    split = zoo_images(zoo, images).train
+    network = zoo.config.network_config()
+    split = ImageSplit(split.pixels.to(device), split.labels.to(device))
+    return BehavioralLoss(network, split, config.behavior_images, choose_engine("auto", network))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Model zoos: published recipes, their resumable build, and the `datasets` folder they end in."""
 
 from .build import ZooSettings, build_zoo
-from .dataset import Zoo, ZooConfig, ZooSplit, load_zoo
+from .dataset import Zoo, ZooConfig, ZooSplit, load_zoo, zoo_images
 from .protocol import PROTOCOLS, Protocol, get_protocol
 
 
@@ -15,4 +15,5 @@ __all__ = [
     "build_zoo",
     "get_protocol",
     "load_zoo",
+    "zoo_images",
 ]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..hub import resolve_folder
-from ..networks import SmallCNNConfig
+from ..images import ImageData, load_images
+from ..networks import SmallCNNConfig, SmallCNNImageProcessor
 from ..weights import WeightLayout
 
 
@@ -143,6 +144,32 @@ def load_zoo(path_or_id: str | Path, revision: str | None = None, token: str | N
     splits = {split: _read_split(folder, split, config.weight_layout().num_params) for split in SPLITS}
     is_folder = Path(path_or_id).is_dir()
     return Zoo(Path(path_or_id).resolve().name if is_folder else str(path_or_id), config, splits, commit)
+
+
+def zoo_images(zoo: Zoo, source: str | None = None) -> ImageData:
+    """The images a zoo was trained on.
+
+    Args:
+        zoo ([`Zoo`])
+        source (`str`, *optional*): where they are: Hub id, folder or `digits`; by default what the zoo calls them.
+
+    Raises:
+        UserError: if they cannot be found, or are not the same images to the last pixel.
+    """
+    protocol, images = zoo.config.protocol, zoo.config.images
+    data = load_images(
+        source or images["name"],
+        SmallCNNImageProcessor.from_dict(zoo.config.image_processor),
+        protocol["validation_fraction"],
+        max_images=images["train"] + images["validation"],
+    )
+    if data.fingerprint != images["fingerprint"]:
+        raise UserError(
+            f"zoo {zoo.name} was trained on {images['train']:,} images of {images['name']} (fingerprint "
+            f"{images['fingerprint']}); {source or images['name']} gives {len(data.train):,} others "
+            f"({data.fingerprint})."
+        )
+    return data
 
 
 def _read_split(folder: Path, split: str, num_params: int) -> ZooSplit:
