@@ -1,12 +1,12 @@
 """Train a hyper-representation on a zoo.
 
     python scripts/train.py scripts/configs/hyperrep_digits.yaml --zoo zoos/digits-demo --output hyperrep-digits
-    accelerate launch scripts/train.py scripts/configs/hyperrep_mnist.yaml --zoo zoos/cnn-zoo-mnist --output hyperrep-mnist
+    accelerate launch scripts/train.py scripts/configs/hyperrep_mnist.yaml --zoo zoos/cnn-zoo-mnist --output mnist
     torchrun --nproc_per_node 2 scripts/train.py ...          # two GPUs, or two CPU processes
     accelerate launch --mixed_precision no --num_processes 1 scripts/train.py ... --learning_rate 3e-4 --resume
 
-Any key of the configuration can be given as `--key value`. Note that `accelerate launch --cpu --num_processes 2` starts
-one process only; for two on a CPU use torchrun with ACCELERATE_USE_CPU=true.
+Any key of the configuration can be given as `--key value`. Note that `accelerate launch --cpu --num_processes 2`
+starts one process only; for two on a CPU use torchrun with ACCELERATE_USE_CPU=true.
 """
 
 import argparse
@@ -31,7 +31,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         config = TrainingConfig.from_yaml(arguments.config, parse_overrides(rest))
-        results = train(config, arguments.zoo, arguments.output, arguments.resume, arguments.overwrite, arguments.images)
+        results = train(
+            config, arguments.zoo, arguments.output, arguments.resume, arguments.overwrite, arguments.images
+        )
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -138,7 +138,8 @@ def _hub_or_folder(
         raise UserError(
             f"images {source!r} are neither a local folder nor reachable on the Hub ({str(error).splitlines()[0]})."
         ) from error
-    splits, classes = {}, []
+    splits: dict[str, ImageSplit] = {}
+    classes: list[str] = []
     for split in ("train", "test"):
         if split not in data:
             raise UserError(f"images {source!r} have splits {', '.join(data)}; a {split!r} split is needed.")

@@ -108,9 +108,7 @@ class HyperRepPipeline:
         UserError: if the sampler's latents have another width than the model's.
     """
 
-    def __init__(
-        self, model: HyperRepModel, sampler: Sampler, source: str | None = None, revision: str | None = None
-    ):
+    def __init__(self, model: HyperRepModel, sampler: Sampler, source: str | None = None, revision: str | None = None):
         width = sampler.anchors.shape[1]
         if width != model.config.latent_size:
             raise UserError(f"the sampler's latents have {width} entries, the model's {model.config.latent_size}.")

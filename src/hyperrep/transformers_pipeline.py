@@ -8,8 +8,8 @@ from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .errors import UserError
-from .pipeline import HyperRepPipeline, WeightGenerationOutput
 from .hub import resolve_folder
+from .pipeline import HyperRepPipeline, WeightGenerationOutput
 from .representation import HyperRepModel
 from .samplers import SAMPLER_FOLDER, load_sampler
 
@@ -18,19 +18,22 @@ TASK = "weight-generation"
 
 
 class WeightGenerationPipeline(Pipeline):
-    """`pipeline("weight-generation", model="org/hyperrep-svhn")(50)` gives a [`WeightGenerationOutput`] of 50 networks.
+    """`pipeline("weight-generation", model="org/hyperrep-svhn")(50)`: 50 networks, a [`WeightGenerationOutput`].
 
     Call arguments: `generator` (`torch.Generator`, *optional*).
     """
 
-    _load_tokenizer = _load_image_processor = _load_feature_extractor = False
-    _load_video_processor = _load_processor = False
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_video_processor: Any = False
+    _load_processor: Any = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if not isinstance(self.model, HyperRepModel):
             raise UserError(f"task {TASK} needs a hyper-representation, not a {type(self.model).__name__}.")
-        source = self.model.config.name_or_path
+        source = str(self.model.config.name_or_path)
         folder, commit = resolve_folder(source)
         self.generate = HyperRepPipeline(self.model, load_sampler(Path(folder, SAMPLER_FOLDER)), source, commit)
 

@@ -35,7 +35,9 @@ def sample(
     num_models: Annotated[int, typer.Option(help="How many networks.")] = 50,
     method: Annotated[str | None, typer.Option(help="kde or uniform. Default: as stored.")] = None,
     variant: Annotated[str | None, typer.Option(help="Of kde: independent, joint or as_released.")] = None,
-    top: Annotated[float | None, typer.Option(help="Share of the best training models the density is fitted to.")] = None,
+    top: Annotated[
+        float | None, typer.Option(help="Share of the best training models the density is fitted to.")
+    ] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Of the kernel density.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
@@ -67,7 +69,9 @@ def finetune(
     bandwidth: Annotated[float, typer.Option(help="Of the kernel densities.")] = 0.002,
     seed: Annotated[int, typer.Option(help="Of sampling and image orders.")] = 0,
     engine: Annotated[str, typer.Option(help="auto, native, vmap or loop.")] = "auto",
-    output: Annotated[Path | None, typer.Option(help="Results folder. Default: results/ of the representation.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Results folder. Default: results/ of the representation.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """The poster's first table: B_T, B_KDE30 and S_KDE30 over fine-tuning epochs."""

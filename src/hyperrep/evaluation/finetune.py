@@ -100,6 +100,8 @@ def evaluate_finetune(
     training_errors = engine.evaluate(network, training.weights, images.test.pixels, images.test.labels, True)
     assert training_errors.predictions is not None
 
+    rows.append(_zoo_similarity(training, training_errors.predictions, images, settings, fields))
+
     populations = list(_populations(model, training, settings))
     total = len(populations) * settings.num_models * settings.epochs
     with tqdm(total=total, unit="model-epoch", desc="fine-tuning") as progress:
@@ -179,6 +181,20 @@ def _reference_rows(
             yield ResultRow.of(
                 values, what="test_accuracy", method=method, variant=name, epoch=0, seconds=seconds, **fields
             )
+
+
+def _zoo_similarity(
+    training: ZooSplit, predictions: Tensor, images: ImageData, settings: FinetuneSettings, fields: dict
+) -> ResultRow:
+    """How alike the best training models are, one checkpoint each: what samples are held against."""
+    scores = training.metrics["validation_accuracy"]
+    chosen = (scores >= torch.quantile(scores, 1 - settings.top)).nonzero().flatten()
+    chosen = torch.stack(
+        [chosen[training.model_id[chosen] == model][-1] for model in training.model_id[chosen].unique()]
+    )
+    similarity = nearest_similarity(predictions[chosen], None, images.test.labels)
+    names = {"what": "nearest_sample_similarity", "method": "zoo", "variant": "best training models"}
+    return ResultRow.of(similarity, epoch=0, seconds=0.0, **names, **fields)
 
 
 def _finetune(

@@ -1,7 +1,10 @@
-"""Plots made from result rows alone."""
+"""Plots made from result rows and weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from torch import Tensor
 
 from .results import ResultRow
 
@@ -11,17 +14,26 @@ LINES = {"independent": "-", "joint": "--", "as_released": ":", "": "-"}
 
 
 def plot_finetune(path: Path, rows: Sequence[ResultRow]) -> None:
-    """Test accuracy over fine-tuning epochs, a line a population with a band of one standard deviation."""
+    """Test accuracy over fine-tuning epochs, as a PNG of its own."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    curves = [row for row in rows if row.what == "test_accuracy" and row.method in COLOURS]
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    draw_finetune_curves(axes, rows)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw_finetune_curves(axes, rows: Sequence[ResultRow], variants: Sequence[str] = tuple(LINES)) -> None:
+    """A line a population; the independent variants with a band of one standard deviation."""
+    curves = [row for row in rows if row.what == "test_accuracy" and row.method in COLOURS and row.variant in variants]
+    last = max(row.epoch for row in curves if row.method != "B_T")
     for method, variant in dict.fromkeys((row.method, row.variant) for row in curves):
         curve = sorted(
-            (row for row in curves if (row.method, row.variant) == (method, variant)), key=lambda row: row.epoch
+            (row for row in curves if (row.method, row.variant) == (method, variant) and row.epoch <= last),
+            key=lambda row: row.epoch,
         )
         epochs = [row.epoch for row in curve]
         means = [100 * row.mean for row in curve]
@@ -30,10 +42,29 @@ def plot_finetune(path: Path, rows: Sequence[ResultRow]) -> None:
         if variant in ("", "independent"):
             low, high = ([100 * (row.mean + sign * row.std) for row in curve] for sign in (-1, 1))
             axes.fill_between(epochs, low, high, color=COLOURS[method], alpha=0.15, linewidth=0)
-    target = curves[0].target
-    axes.set(xlabel="epoch of (fine-)tuning", ylabel="test accuracy, %", title=f"Fine-tuning on {target}")
-    axes.set_ylim(0, 100)
+    axes.set(
+        xlabel="epoch of training",
+        ylabel="test accuracy, %",
+        title=f"fine-tuning on {curves[0].target}",
+        ylim=(0, 100),
+    )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def draw_filters(axes, filters: Tensor) -> None:
+    """Filters of several networks side by side.
+
+    Args:
+        filters (`Tensor`): (networks, filters, channels, height, width).
+    """
+    images = filters.mean(dim=2).numpy()  # (networks, filters, height, width)
+    gap = np.full((images.shape[-2], 1), np.nan)
+    wide_gap = np.full((images.shape[-2], 3), np.nan)
+    parts = []
+    for network in images:
+        for one in network:
+            parts += [one / np.abs(one).max(), gap]
+        parts.append(wide_gap)
+    axes.imshow(np.concatenate(parts[:-2], axis=1), cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.axis("off")

@@ -61,6 +61,8 @@ def print_table(rows: Sequence[ResultRow]) -> None:
     last = max(row.epoch for row in rows)
     shown = [row for row in rows if row.epoch in {*SHOWN_EPOCHS, last}]
     console = Console()
+    if not console.is_terminal:  # a log or a pipe has no width of its own
+        console = Console(width=140)
     for what, title in (
         ("test_accuracy", "Test accuracy, % (mean ± std over n networks)"),
         ("nearest_training_similarity", "Error-set similarity to the nearest training model, % (100 = a copy)"),
@@ -69,7 +71,7 @@ def print_table(rows: Sequence[ResultRow]) -> None:
         header, lines = results_table(shown, what)
         table = Table(title=title)
         for name in header:
-            table.add_column(name, justify="left" if name in ("method", "variant") else "right")
+            table.add_column(name, justify="left" if name in ("method", "variant") else "right", no_wrap=True)
         for line in lines:
             table.add_row(*line)
         console.print(table)

@@ -35,7 +35,8 @@ class SmallCNNConfig(PreTrainedConfig):
             zoos ask. Biases always start at 0.01.
 
     Raises:
-        ValueError: if lists differ in length, a name is unknown, or the image is too small for the convolutions.
+        StrictDataclassClassValidationError: if lists differ in length, a name is unknown, or the image is too small
+            for the convolutions.
     """
 
     model_type = "small_cnn"
@@ -56,6 +57,11 @@ class SmallCNNConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def num_classes(self) -> int:
+        """`num_labels`, which transformers declares optional."""
+        return self.num_labels or 0
+
+    @property
     def feature_sizes(self) -> list[int]:
         """Height (and width) of the map after each block, starting with the image itself."""
         sizes = [self.image_size]
@@ -67,7 +73,7 @@ class SmallCNNConfig(PreTrainedConfig):
     def linear_sizes(self) -> list[int]:
         """Widths of the fully connected part, from the flattened map to the logits."""
         channels = self.conv_channels[-1] if self.conv_channels else self.num_channels
-        return [channels * self.feature_sizes[-1] ** 2, *self.hidden_sizes, self.num_labels]
+        return [channels * self.feature_sizes[-1] ** 2, *self.hidden_sizes, self.num_classes]
 
     def validate_architecture(self):
         lengths = {len(self.conv_channels), len(self.conv_kernel_sizes), len(self.pool_sizes)}

@@ -1,5 +1,6 @@
 """Initial weights of a network, from its seed alone."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ from transformers import initialization as init
 if TYPE_CHECKING:
     from .configuration_small_cnn import SmallCNNConfig
 
-INITIALIZERS = {
+INITIALIZERS: dict[str, Callable[..., object]] = {
     "uniform": init.uniform_,  # U(0, 1): all weights positive, as in the published MNIST and SVHN zoos
     "normal": init.normal_,
     "kaiming_uniform": init.kaiming_uniform_,

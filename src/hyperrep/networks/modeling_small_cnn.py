@@ -15,7 +15,7 @@ class SmallCNNPreTrainedModel(PreTrainedModel):
     config_class = SmallCNNConfig
     base_model_prefix = "small_cnn"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -83,7 +83,7 @@ class VmapEngine:
 
 
 def stacked_logits(network: SmallCNNConfig, shared_images: bool = False):
-    """Function from weights (models, num_params) and images ([models,] batch, ...) to logits (models, batch, classes)."""
+    """Function of weights (models, num_params) and images ([models,] batch, ...): logits (models, batch, classes)."""
     with torch.device("meta"):
         model = SmallCNNForImageClassification(network)
     layout = WeightLayout.of(model)

@@ -68,6 +68,7 @@ class HyperRepConfig(PreTrainedConfig):
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0): after attention and in the feed-forward part.
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0): on attention probabilities.
         layer_norm_eps (`float`, *optional*, defaults to 1e-6).
+        initializer_range (`float`, *optional*, defaults to 0.02): standard deviation of initial weights.
         latents_per (`str`, *optional*, defaults to `"network"`): `network`, one latent for the whole network, gathered
             by a compression token (the paper); or `neuron`, one latent a neuron token, laid end to end (as SANE).
         latent_size (`int`, *optional*, defaults to 64): width of the flat latent of one network, in (-1, 1). With
@@ -107,6 +108,7 @@ class HyperRepConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
 
     latents_per: str = "network"
     latent_size: int = 64

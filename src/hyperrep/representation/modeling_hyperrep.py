@@ -262,7 +262,7 @@ class HyperRepPreTrainedModel(PreTrainedModel):
     config_class = HyperRepConfig
     base_model_prefix = "hyperrep"
     main_input_name = "weights"
-    input_modalities = ("weights",)
+    input_modalities = ["weights"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["HyperRepLayer"]
     _supports_sdpa = True
@@ -296,8 +296,8 @@ class HyperRepPreTrainedModel(PreTrainedModel):
             pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
             if pickles:
                 raise OSError(
-                    f"{folder} holds {', '.join(pickles)} but no model.safetensors: pickles can run code and are never "
-                    "loaded. Ask its author for safetensors, or convert a file you trust with safetensors.torch."
+                    f"{folder} holds {', '.join(pickles)} but no model.safetensors: pickles can run code and are "
+                    "never loaded. Ask its author for safetensors, or convert a file you trust with safetensors.torch."
                 )
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 

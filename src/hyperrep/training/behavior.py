@@ -3,7 +3,7 @@ what a network does.
 
 Two terms. *Reconstructions* shall answer as their originals do. Networks decoded from *shuffled* latents, each
 dimension taken from another network of the batch, shall answer correctly: these are the latents that a density with
-independent dimensions draws, and no training network has them.
+independent dimensions draws, and no training network has them. Without the second term such samples are at chance.
 """
 
 import torch
@@ -12,34 +12,65 @@ from torch import Tensor, nn
 from ..images import ImageSplit
 from ..networks import SmallCNNConfig
 from ..population import Engine, population_cross_entropy, population_logits
-from ..representation import HyperRepModel
+from ..representation import HyperRepModel, HyperRepOutput
+from .config import TrainingConfig
 
 
 class BehavioralLoss:
-    """Args:
-    network ([`SmallCNNConfig`]): architecture of the zoo's networks.
-    images ([`ImageSplit`]): training images of the zoo.
-    num_images (`int`): images a step.
-    engine ([`Engine`])
+    """Adds the two terms to a step's loss.
+
+    Args:
+        network ([`SmallCNNConfig`]): architecture of the zoo's networks.
+        images ([`ImageSplit`]): training images of the zoo.
+        config ([`TrainingConfig`]): weights of the terms, and images a step.
+        engine ([`Engine`]): runs the decoded networks.
     """
 
-    def __init__(self, network: SmallCNNConfig, images: ImageSplit, num_images: int, engine: Engine):
+    def __init__(self, network: SmallCNNConfig, images: ImageSplit, config: TrainingConfig, engine: Engine):
         self.network = network
         self.images = images
-        self.num_images = min(num_images, len(images))
+        self.config = config
         self.engine = engine
 
-    def draw(self, generator: torch.Generator) -> ImageSplit:
-        """The images of one step."""
-        index = torch.randint(len(self.images), (self.num_images,), generator=generator, device=generator.device)
-        return self.images[index.to(self.images.labels.device)]
+    def __call__(
+        self,
+        model: HyperRepModel,
+        originals: Tensor,
+        output: HyperRepOutput,
+        count: int,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """The terms, and the loss with them.
+
+        Args:
+            model ([`HyperRepModel`])
+            originals (`Tensor`): (num_views * batch, num_params), what was encoded, before erasing and noise.
+            output ([`HyperRepOutput`]): of the model on their views.
+            count (`int`): the batch size; the first view is enough.
+            generator (`torch.Generator`): decides images and shuffling.
+        """
+        assert output.loss is not None
+        assert output.reconstruction is not None
+        assert output.latents is not None
+        index = torch.randint(
+            len(self.images), (self.config.behavior_images,), generator=generator, device=generator.device
+        )
+        images = self.images[index.to(self.images.labels.device)]
+        losses = {"loss": output.loss}
+        if self.config.behavior_weight:
+            losses["behavior_loss"] = self.reconstruction(originals[:count], output.reconstruction[:count], images)
+            losses["loss"] = losses["loss"] + self.config.behavior_weight * losses["behavior_loss"]
+        if self.config.shuffled_weight:
+            losses["shuffled_loss"] = self.shuffled(model, output.latents[:count], images, generator)
+            losses["loss"] = losses["loss"] + self.config.shuffled_weight * losses["shuffled_loss"]
+        return losses
 
     def reconstruction(self, original: Tensor, reconstruction: Tensor, images: ImageSplit) -> Tensor:
         """Cross-entropy between the outputs of the original networks and of their reconstructions.
 
         Args:
             original, reconstruction (`Tensor`): (batch, num_params).
-            images ([`ImageSplit`]): of [`draw`].
+            images ([`ImageSplit`])
 
         Returns:
             `Tensor`: scalar, in nats; its floor is the originals' entropy.
@@ -53,7 +84,7 @@ class BehavioralLoss:
         """Cross-entropy with the labels of networks decoded from latents shuffled per dimension across the batch."""
         keys = torch.rand(latents.shape, generator=generator, device=latents.device)
         decoded = model.decode(latents.gather(0, keys.argsort(dim=0)))
-        labels = nn.functional.one_hot(images.labels, self.network.num_labels).float()  # (images, classes)
+        labels = nn.functional.one_hot(images.labels, self.network.num_classes).float()  # (images, classes)
         targets = labels.expand(len(decoded), -1, -1)
         return population_cross_entropy(self.network, decoded, images.pixels, targets, self.engine).mean()
 

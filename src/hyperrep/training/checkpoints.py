@@ -1,7 +1,7 @@
 """Checkpoints of a training run: complete or absent, and without pickles.
 
-    output/checkpoints/settings.json                      what the run was started with
-    output/checkpoints/step-000120/{model,optimizer}.safetensors, state.json
+output/checkpoints/settings.json                      what the run was started with
+output/checkpoints/step-000120/{model,optimizer}.safetensors, state.json
 """
 
 import json

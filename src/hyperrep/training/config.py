@@ -149,7 +149,8 @@ class TrainingConfig:
         """
         own = [item.name for item in dataclasses.fields(cls) if item.name != "model"]
         types = {item.name: item.type for item in dataclasses.fields(cls)} | HyperRepConfig.__annotations__
-        model, training = {}, {}
+        model: dict[str, Any] = {}
+        training: dict[str, Any] = {}
         for key, value in values.items():
             if key not in own and key not in MODEL_KEYS:
                 raise UserError(f"key {key!r} is unknown; did you mean {_nearest(key, [*own, *MODEL_KEYS])!r}?")

@@ -33,9 +33,7 @@ class TrainingData:
     digest: str
 
     @classmethod
-    def from_zoo(
-        cls, zoo: Zoo, epochs: list[int], weight_threshold: float, aligned: bool = False
-    ) -> "TrainingData":
+    def from_zoo(cls, zoo: Zoo, epochs: list[int], weight_threshold: float, aligned: bool = False) -> "TrainingData":
         """Checkpoints of `epochs` without NaN and without weights beyond `weight_threshold` in absolute value.
 
         With `aligned`, the hidden units of every network are permuted to lie close to those of the best one.

@@ -55,9 +55,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a hyper-representation on a zoo and save it to `output`, an ordinary transformers model folder.
 
-    Beside the model stand `sampler/` (independent KDE over the latents of the best 30 %), `training_log.jsonl` (one line an epoch), `results/training.json` (what is returned) and,
-    until the run is complete, `checkpoints/`. A run that was killed goes on from there with `resume`, and ends with
-    the same bytes as one that was left alone.
+    Beside the model stand `sampler/` (independent KDE over the latents of the best 30 %), `training_log.jsonl` (one
+    line an epoch), `results/training.json` (what is returned) and, until the run is complete, `checkpoints/`. A run
+    that was killed goes on from there with `resume`, and ends with the same bytes as one that was left alone.
 
     Args:
         config ([`TrainingConfig`])
@@ -105,7 +105,7 @@ def train(
     torch.manual_seed(config.seed)
     model = HyperRepModel(_model_config(config, zoo, data))
     model.set_layer_statistics(data.train)
-    if model.reference is not None:
+    if model.reference is not None and data.reference is not None:
         model.reference.copy_(data.reference)
     model.to(device)
     optimizer_class = optim.AdamW if config.optimizer == "adamw" else optim.Adam
@@ -162,23 +162,12 @@ def train(
 
             # 3b. losses; one reduction tells every process the means, a NaN anywhere, and whether to stop
             output_of_step = wrapped_model(views, target=targets, num_views=num_views)
-            losses_of_step = {name: getattr(output_of_step, name, None) for name in LOSSES}
+            parts: dict[str, Any] = {name: getattr(output_of_step, name, None) for name in LOSSES}
             if behavior is not None:
-                count = len(share)  # the first view is enough
-                shown_images = behavior.draw(generator)
-                losses_of_step["behavior_loss"] = behavior.reconstruction(
-                    clean[:count], output_of_step.reconstruction[:count], shown_images
-                )
-                losses_of_step["loss"] = losses_of_step["loss"] + config.behavior_weight * losses_of_step["behavior_loss"]
-                if config.shuffled_weight:
-                    losses_of_step["shuffled_loss"] = behavior.shuffled(
-                        model, output_of_step.latents[:count], shown_images, generator
-                    )
-                    losses_of_step["loss"] = (
-                        losses_of_step["loss"] + config.shuffled_weight * losses_of_step["shuffled_loss"]
-                    )
-            parts = list(losses_of_step.values())
-            told = torch.stack([torch.zeros((), device=device) if part is None else part.detach() for part in parts])
+                parts |= behavior(model, clean, output_of_step, len(share), generator)
+            told = torch.stack(
+                [torch.zeros((), device=device) if part is None else part.detach() for part in parts.values()]
+            )
             told = torch.cat([told, torch.tensor([float(interrupted.is_set())], device=device)])
             *losses, stop = accelerator.reduce(told, "mean").tolist()
             if not math.isfinite(losses[0]):
@@ -192,7 +181,7 @@ def train(
             rate = learning_rate_at(step, total_steps, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            accelerator.backward(losses_of_step["loss"])
+            accelerator.backward(parts["loss"])
             if config.max_grad_norm:
                 accelerator.clip_grad_norm_(wrapped_model.parameters(), config.max_grad_norm)
             wrapped_optimizer.step()
@@ -306,7 +295,7 @@ def _behavioral_loss(
     split = zoo_images(zoo, images).train
     network = zoo.config.network_config()
     split = ImageSplit(split.pixels.to(device), split.labels.to(device))
-    return BehavioralLoss(network, split, config.behavior_images, choose_engine("auto", network))
+    return BehavioralLoss(network, split, config, choose_engine("auto", network))
 
 
 @contextmanager

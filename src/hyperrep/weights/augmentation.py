@@ -71,13 +71,15 @@ def permute(weights: Tensor, layout: WeightLayout, generator: torch.Generator) -
 
 def corrupt(weights: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Noise and random erasing: the part of an augmentation that changes the networks' function."""
-    draw = {"generator": generator, "device": weights.device}
+    batch, num_params = weights.shape
     if settings.multiplicative_noise:
-        weights = weights * (1 + settings.multiplicative_noise * torch.randn(weights.shape, **draw))
+        noise = torch.randn(batch, num_params, generator=generator, device=weights.device)
+        weights = weights * (1 + settings.multiplicative_noise * noise)
     if settings.additive_noise:
-        weights = weights + settings.additive_noise * torch.randn(weights.shape, **draw)
+        noise = torch.randn(batch, num_params, generator=generator, device=weights.device)
+        weights = weights + settings.additive_noise * noise
     if settings.erase_prob:
-        weights = weights.masked_fill(erased_blocks(*weights.shape, settings, generator), 0.0)
+        weights = weights.masked_fill(erased_blocks(batch, num_params, settings, generator), 0.0)
     return weights
 
 
@@ -90,15 +92,17 @@ def erased_blocks(batch: int, num_params: int, settings: Augmentation, generator
     Returns:
         `Tensor`: (batch, num_params), bool.
     """
-    draw = {"generator": generator, "device": generator.device}
+    device = generator.device
     low, high = settings.erase_scale
-    length = ((low + (high - low) * torch.rand(batch, ERASE_ATTEMPTS, **draw)) * num_params).long()
-    start = torch.randint(num_params, (batch, ERASE_ATTEMPTS), **draw)
+    share = low + (high - low) * torch.rand(batch, ERASE_ATTEMPTS, generator=generator, device=device)
+    length = (share * num_params).long()
+    start = torch.randint(num_params, (batch, ERASE_ATTEMPTS), generator=generator, device=device)
     fits = start + length < num_params  # (batch, attempts)
     first = fits.int().argmax(dim=1, keepdim=True)  # the first attempt that fits
     start, length = start.gather(1, first), length.gather(1, first)  # (batch, 1)
-    chosen = (torch.rand(batch, 1, **draw) < settings.erase_prob) & fits.any(dim=1, keepdim=True)
-    position = torch.arange(num_params, device=generator.device)
+    drawn = torch.rand(batch, 1, generator=generator, device=device) < settings.erase_prob
+    chosen = drawn & fits.any(dim=1, keepdim=True)
+    position = torch.arange(num_params, device=device)
     return chosen & (position >= start) & (position < start + length)
 
 

@@ -67,10 +67,7 @@ def permutation_indices(layout: WeightLayout, orders: Sequence[Tensor]) -> Tenso
             )
         columns = _blocks(columns, inputs // units)  # a flattened map: one unit feeds a block of columns
         units = layer.num_units
-        if i < len(orders):
-            rows = orders[i]
-        else:
-            rows = torch.arange(units, device=device).expand(batch_size, units)
+        rows = orders[i] if i < len(orders) else torch.arange(units, device=device).expand(batch_size, units)
         kernel = layer.fan_in // inputs  # height x width
         weight = _blocks(columns, kernel)[:, None, :] + rows[:, :, None] * layer.fan_in  # (batch, units, fan_in)
         end = layer.start + units * layer.fan_in

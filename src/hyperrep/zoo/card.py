@@ -166,7 +166,9 @@ def plot_accuracy(
     if shown:
         means, stds = zip(*shown.values())
         axes.errorbar(list(shown), means, stds, fmt="o", color="tab:orange", capsize=3, label="published (B_T)")
-    axes.set(xlabel="epoch", ylabel="test accuracy, %", title=f"{config.protocol['title']}: {config.num_models} models")
+    axes.set(
+        xlabel="epoch", ylabel="test accuracy, %", title=f"{config.protocol['title']}: {config.num_models} models"
+    )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)

@@ -189,8 +189,10 @@ def _read_split(folder: Path, split: str, num_params: int) -> ZooSplit:
 
     return ZooSplit(
         torch.from_numpy(flat.reshape(len(table), num_params).copy()),
-        *(column(name, np.int64) for name in _IDENTITY),
-        metrics={name: column(name, np.float32) for name in METRICS},
+        column("model_id", np.int64),
+        column("seed", np.int64),
+        column("epoch", np.int64),
+        {name: column(name, np.float32) for name in METRICS},
     )
 
 

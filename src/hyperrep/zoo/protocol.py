@@ -124,7 +124,5 @@ def get_protocol(name: str) -> Protocol:
     """
     if name not in PROTOCOLS:
         nearest = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
-        raise UserError(
-            f"protocol {name!r} is unknown; did you mean {nearest!r}? There are {', '.join(PROTOCOLS)}."
-        )
+        raise UserError(f"protocol {name!r} is unknown; did you mean {nearest!r}? There are {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]

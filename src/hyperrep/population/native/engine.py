@@ -49,8 +49,10 @@ class NativeEngine:
         """
         if network.hidden_act not in ACTIVATION_CODES:
             raise NativeUnavailable(f"activation {network.hidden_act!r} is not one of {', '.join(ACTIVATION_CODES)}")
-        if max(network.pool_sizes, default=1) > LARGEST_POOL or network.num_labels > LARGEST_CLASSES:
-            raise NativeUnavailable(f"pools over {LARGEST_POOL} or more than {LARGEST_CLASSES} classes are not covered")
+        if max(network.pool_sizes, default=1) > LARGEST_POOL or network.num_classes > LARGEST_CLASSES:
+            raise NativeUnavailable(
+                f"pools over {LARGEST_POOL} or more than {LARGEST_CLASSES} classes are not covered"
+            )
         return cls()
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
@@ -119,7 +121,7 @@ class NativeEngine:
     def logits(self, network: SmallCNNConfig, weights: Tensor, images: Tensor) -> Tensor:
         """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images."""
         description, pixels, source = _describe(network), _floats(images), _floats(weights)
-        result = np.empty((len(weights), len(images), network.num_labels), np.float32)
+        result = np.empty((len(weights), len(images), network.num_classes), np.float32)
 
         def evaluate(group: np.ndarray, stop: threading.Event) -> None:
             packed = _pack(source[self._pad(group)])
@@ -127,7 +129,7 @@ class NativeEngine:
                 if stop.is_set():
                     return
                 part = pixels[start : start + IMAGES_PER_CALL]
-                outputs = np.empty((self.lanes, len(part), network.num_labels), np.float32)
+                outputs = np.empty((self.lanes, len(part), network.num_classes), np.float32)
                 self.library.hyperrep_logits(
                     _pointer(description),
                     _pointer(packed),
@@ -194,7 +196,11 @@ class NativeEngine:
 
 def _describe(network: SmallCNNConfig) -> np.ndarray:
     """The architecture as the kernels read it, see `Network` in network.h."""
-    channels, sizes, widths = [network.num_channels, *network.conv_channels], network.feature_sizes, network.linear_sizes
+    channels, sizes, widths = (
+        [network.num_channels, *network.conv_channels],
+        network.feature_sizes,
+        network.linear_sizes,
+    )
     numbers = [len(network.conv_channels)]
     for i, (kernel, pool) in enumerate(zip(network.conv_kernel_sizes, network.pool_sizes, strict=True)):
         numbers += [channels[i], sizes[i], channels[i + 1], kernel, pool]

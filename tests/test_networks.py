@@ -1,0 +1,195 @@
+"""The networks of a zoo: their size, their initial weights, and their life as ordinary Hugging Face models."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from PIL import Image
+from torch import nn
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, SmallCNNImageProcessor, initial_weights
+from hyperrep.networks.initialization import INITIALIZERS
+from hyperrep.weights import WeightLayout
+
+
+def test_the_posters_network_has_the_published_number_of_parameters():
+    assert SmallCNNForImageClassification(SmallCNNConfig()).num_parameters() == 2464
+    assert SmallCNNForImageClassification(SmallCNNConfig(num_channels=3)).num_parameters() == 2864
+
+
+def test_parameters_are_listed_in_forward_order_each_weight_before_its_bias():
+    model = SmallCNNForImageClassification(SmallCNNConfig())
+    modules = ["convs.0", "convs.1", "convs.2", "linears.0", "linears.1"]
+    assert list(model.state_dict()) == [f"{name}.{kind}" for name in modules for kind in ("weight", "bias")]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_forward_pass_is_convolution_pool_activation(channels):
+    model = SmallCNNForImageClassification(SmallCNNConfig(num_channels=channels, initializer="kaiming_uniform")).eval()
+    reference = nn.Sequential(
+        *(model.convs[0], nn.MaxPool2d(2), nn.Tanh()),
+        *(model.convs[1], nn.MaxPool2d(2), nn.Tanh()),
+        *(model.convs[2], nn.Tanh()),
+        *(nn.Flatten(), model.linears[0], nn.Tanh(), model.linears[1]),
+    )
+    images = torch.randn(5, channels, 28, 28, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 3, 9, 9, 1])
+    output = model(images, labels=labels)
+    torch.testing.assert_close(output.logits, reference(images))
+    torch.testing.assert_close(output.loss, nn.functional.cross_entropy(reference(images), labels))
+
+
+def test_without_convolutions_it_is_an_mlp():
+    config = SmallCNNConfig(image_size=4, conv_channels=[], conv_kernel_sizes=[], pool_sizes=[], hidden_sizes=[7, 5])
+    model = SmallCNNForImageClassification(config)
+    assert [tuple(linear.weight.shape) for linear in model.linears] == [(7, 16), (5, 7), (10, 5)]
+    assert model(torch.zeros(2, 1, 4, 4)).logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"conv_channels": [8, 6]}, "one entry for each convolution"),
+        ({"image_size": 10}, "10 pixels is too small"),
+        ({"hidden_act": "swish"}, "'swish' is unknown; choose from tanh"),
+        ({"initializer": "zeros"}, "'zeros' is unknown; choose from uniform"),
+        ({"hidden_sizes": [0]}, "must be positive"),
+    ],
+)
+def test_an_impossible_architecture_is_refused(arguments, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        SmallCNNConfig(**arguments)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_auto_classes_load_what_was_saved(channels, tmp_path):
+    config = SmallCNNConfig(
+        num_channels=channels,
+        hidden_act="gelu",
+        initializer="kaiming_normal",
+        id2label={0: "cat", 1: "dog", 2: "owl"},
+        label2id={"cat": 0, "dog": 1, "owl": 2},
+    )
+    model = SmallCNNForImageClassification(config).eval()
+    processor = SmallCNNImageProcessor(
+        num_channels=channels, fit="crop", image_mean=[0.2] * channels, image_std=[0.4] * channels
+    )
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    assert type(loaded) is SmallCNNForImageClassification
+    assert loaded.config.to_dict() == loaded.config.to_dict() | {"id2label": config.id2label, "hidden_act": "gelu"}
+    for name, tensor in model.state_dict().items():  # the checkpoint's weights, not fresh random ones
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    loaded_processor = AutoImageProcessor.from_pretrained(tmp_path)
+    pixels = loaded_processor(image, return_tensors="pt")["pixel_values"]
+    assert type(loaded_processor) is SmallCNNImageProcessor
+    assert torch.equal(pixels, processor(image)["pixel_values"])
+    assert torch.equal(loaded(pixels).logits, model(pixels).logits)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    config = SmallCNNConfig()
+    torch.manual_seed(1)
+    alone = initial_weights(config, [7])
+    torch.manual_seed(2)  # the global generator must not matter
+    together = initial_weights(config, [3, 7, 7, 2])
+    assert alone.shape == (1, 2464)
+    assert alone.dtype == torch.float32
+    assert torch.equal(alone[0], together[1])
+    assert torch.equal(together[1], together[2])
+    assert not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+def test_initial_weights_have_the_initializers_range_and_biases_of_a_hundredth(initializer):
+    config = SmallCNNConfig(initializer=initializer)
+    layout = WeightLayout.of(SmallCNNForImageClassification(config))
+    weights = initial_weights(config, list(range(50)))
+    for name, tensor in layout.unvectorize(weights).items():
+        if name.endswith("bias"):
+            assert (tensor == 0.01).all()
+            continue
+        receptive = math.prod(tensor.shape[3:])  # (networks, out, in, *kernel)
+        fan_in, fan_out = tensor.shape[2] * receptive, tensor.shape[1] * receptive
+        # the textbook standard deviation and bound of each initializer
+        std = {
+            "uniform": 1 / math.sqrt(12),
+            "normal": 1.0,
+            "kaiming_uniform": math.sqrt(2 / fan_in),
+            "kaiming_normal": math.sqrt(2 / fan_in),
+            "xavier_uniform": math.sqrt(2 / (fan_in + fan_out)),
+            "xavier_normal": math.sqrt(2 / (fan_in + fan_out)),
+        }[initializer]
+        mean = 0.5 if initializer == "uniform" else 0.0
+        # 1,200 draws or more: a mean is off by 0.03 std at one sigma, four sigma are never reached with these seeds
+        assert tensor.mean().item() == pytest.approx(mean, abs=0.12 * std)
+        assert tensor.std().item() == pytest.approx(std, rel=0.1)
+        if initializer == "uniform":
+            assert 0 <= tensor.min() < 0.05
+            assert 0.95 < tensor.max() <= 1
+        elif initializer.endswith("uniform"):
+            assert tensor.abs().max() <= std * math.sqrt(3) * 1.0001
+
+
+def test_from_pretrained_without_a_checkpoint_starts_like_initial_weights():
+    """`SmallCNNForImageClassification(config)` follows the same initializer as the zoo's networks."""
+    model = SmallCNNForImageClassification(SmallCNNConfig())
+    state = model.state_dict()
+    assert all((tensor == 0.01).all() for name, tensor in state.items() if name.endswith("bias"))
+    weights = torch.cat([tensor.flatten() for name, tensor in state.items() if name.endswith("weight")])
+    assert weights.min() >= 0
+    assert 0.9 < weights.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((10, 12), 51, np.uint8),
+        torch.full((10, 12), 51, dtype=torch.uint8),
+        torch.full((3, 10, 12), 51, dtype=torch.uint8),
+        Image.new("L", (12, 10), 51),
+        Image.new("RGB", (12, 10), (51, 51, 51)),
+        Image.new("RGBA", (12, 10), (51, 51, 51, 0)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_processor_takes_every_common_kind_of_image(image, channels):
+    processor = SmallCNNImageProcessor(
+        num_channels=channels, image_size=6, image_mean=[0.1] * channels, image_std=[0.5] * channels
+    )
+    pixels = processor(image)["pixel_values"]
+    assert pixels.shape == (1, channels, 6, 6)
+    expected = torch.full_like(pixels, (51 / 255 - 0.1) / 0.5)
+    # torchvision rounds down when it turns bytes grey, which can cost one grey level of 255
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1.01 / 255 / 0.5 if channels == 1 else 1e-6)
+
+
+def test_the_processor_crops_the_centre_or_resizes_the_whole():
+    image = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    image[:, 2:6, 2:6] = 255
+    arguments = {"num_channels": 1, "image_size": 4, "image_mean": [0.0], "image_std": [1.0]}
+    cropped = SmallCNNImageProcessor(fit="crop", **arguments)(image)["pixel_values"]
+    assert torch.equal(cropped, torch.ones(1, 1, 4, 4))
+    resized = SmallCNNImageProcessor(fit="resize", **arguments)(image)["pixel_values"]
+    assert resized.mean().item() == pytest.approx(0.25, abs=0.02)  # the dark border is still there
+
+
+def test_grey_weighs_the_colours_by_their_luma():
+    processor = SmallCNNImageProcessor(num_channels=1, image_size=2, image_mean=[0.0], image_std=[1.0])
+    for colour, luma in [((255, 0, 0), 0.299), ((0, 255, 0), 0.587), ((0, 0, 255), 0.114)]:
+        pixels = processor(Image.new("RGB", (2, 2), colour))["pixel_values"]
+        assert pixels.mean().item() == pytest.approx(luma, abs=1 / 255)
+
+
+def test_the_processor_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="'pad' is unknown; choose resize or crop"):
+        SmallCNNImageProcessor(fit="pad")
+    with pytest.raises(ValueError, match=r"need 3 value\(s\)"):
+        SmallCNNImageProcessor(num_channels=3)
