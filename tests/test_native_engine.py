@@ -1,9 +1,4 @@
-"""The native engine against PyTorch, and against itself in other groups.
-
-Float32 sums depend on their order, and training amplifies the difference, so no fixed tolerance fits every
-architecture. The measure here is exact arithmetic: the plain loop in float64. The native engine may be SLACK times as
-far from it as the plain loop in float32 is, which is itself one particular order of summation.
-"""
+"""The C++ kernels: their arithmetic against float64, and that a network never feels its neighbours."""
 
 import ctypes
 import math
@@ -11,303 +6,369 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from hyperrep.networks import SmallCNNConfig, initial_weights
-from hyperrep.population import Population, Recipe, image_order
+from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, initial_weights
+from hyperrep.population import Evaluation, Population, Recipe, image_order
 from hyperrep.population.loop import LoopEngine
 from hyperrep.population.native import NativeEngine, NativeUnavailable
 from hyperrep.population.native import compile as native_compile
+from hyperrep.population.native import engine as native_engine
+from hyperrep.weights import WeightLayout
 
 
 try:
-    ENGINE = NativeEngine()
+    LANES = NativeEngine(threads=1).lanes
 except NativeUnavailable as reason:
     pytest.skip(f"no native engine here: {reason}", allow_module_level=True)
 
-SLACK = 4
-FLOOR = 2e-6  # relative to the largest number compared: a dozen roundings, where both happen to be nearly exact
-
-ARCHITECTURES = {
-    "poster": {},
-    "poster-colour": {"num_channels": 3},
-    "mlp": {"image_size": 6, "conv_channels": [], "conv_kernel_sizes": [], "pool_sizes": [], "hidden_sizes": [17, 9]},
-    "linear": {"image_size": 5, "conv_channels": [], "conv_kernel_sizes": [], "pool_sizes": [], "hidden_sizes": []},
-    # 13 -> 10 -> 3 (one row and column left over) -> 1
-    "pool-3": {"image_size": 13, "conv_channels": [3, 5], "conv_kernel_sizes": [4, 3], "pool_sizes": [3, 1]},
-    # 16 -> 9 -> 4 (left over) -> 4 -> 2 -> 2
-    "large-kernel": {
-        "image_size": 16,
-        "conv_channels": [7, 2, 3],
-        "conv_kernel_sizes": [8, 1, 3],
-        "pool_sizes": [2, 1, 1],
-        "hidden_sizes": [],
-        "num_labels": 3,
-    },
-    # 15 -> 13 -> 6 (left over) -> 4 -> 2
-    "three-by-three": {"image_size": 15, "conv_channels": [5, 6], "conv_kernel_sizes": [3, 3], "pool_sizes": [2, 2]},
-    "no-pool": {"image_size": 9, "conv_channels": [4, 3], "conv_kernel_sizes": [5, 2], "pool_sizes": [1, 1]},
-    "no-pool-even": {"image_size": 14, "conv_channels": [3, 9], "conv_kernel_sizes": [3, 2], "pool_sizes": [1, 4]},
+NETWORK = {
+    "image_size": 10,
+    "conv_channels": [3, 2],
+    "conv_kernel_sizes": [3, 2],
+    "pool_sizes": [2, 1],
+    "hidden_sizes": [6],
+    "num_labels": 4,
+    "initializer": "kaiming_uniform",
 }
 
 
-def network(name: str = "poster", **changes) -> SmallCNNConfig:
-    return SmallCNNConfig(**{"initializer": "kaiming_uniform", **ARCHITECTURES[name], **changes})
+def random_images(network: SmallCNNConfig, count: int = 33) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(count, network.num_channels, network.image_size, network.image_size, generator=generator)
+    return pixels, torch.randint(network.num_labels, (count,), generator=generator)
 
 
-def data(config: SmallCNNConfig, count: int, seed: int = 0):
-    """Random images with a constant background, whose convolutions tie within a pooling window."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, config.num_channels, config.image_size, config.image_size, generator=generator)
-    images[..., : config.image_size // 3, :] = -0.5
-    return images, torch.randint(0, config.num_labels, (count,), generator=generator)
+def bits(tensor: Tensor) -> Tensor:
+    """For comparison bit by bit: NaN equals NaN, 0 does not equal -0."""
+    return tensor.contiguous().view(torch.int32)
 
 
-def population(config: SmallCNNConfig, recipe: Recipe, models: int, dtype=torch.float32) -> Population:
-    start = Population.start(config, recipe, initial_weights(config, list(range(models))))
-    start.weights, start.first_moment, start.second_moment = (
-        tensor.to(dtype) for tensor in (start.weights, start.first_moment, start.second_moment)
+# --------------------------------------------------------------------------------------------------- elementary functions
+
+
+def kernel(function: str, values: np.ndarray) -> np.ndarray:
+    """exp, tanh or erf of the kernels, in float64 for comparison."""
+    library = native_compile.load_library()
+    padded = np.zeros(-(-len(values) // LANES) * LANES, np.float32)
+    padded[: len(values)] = values
+    library.hyperrep_function(
+        ["exp", "tanh", "erf"].index(function), ctypes.c_void_p(padded.ctypes.data), ctypes.c_int(len(padded) // LANES)
     )
-    return start
+    return padded[: len(values)].astype(np.float64)
 
 
-def train(engine, config, recipe, models=3, epochs=1, count=23, dtype=torch.float32, per_model=None):
-    """A population after some epochs, and its last epoch's evaluation."""
-    images, labels = data(config, count)
-    trained = population(config, recipe, models, dtype)
-    for name, values in (per_model or {}).items():
-        setattr(trained, name, values)
-    torch.set_default_dtype(dtype)
-    try:
-        for epoch in range(1, epochs + 1):
-            result = engine.train_epoch(trained, images.to(dtype), labels, image_order(range(models), epoch, count))
-    finally:
-        torch.set_default_dtype(torch.float32)
-    return trained, result
+def reference(function: str, values: np.ndarray) -> np.ndarray:
+    wide = values.astype(np.float64)
+    return np.vectorize(math.erf)(wide) if function == "erf" else getattr(np, function)(wide)
 
 
-def assert_as_close_as_torch(name, native, single, exact):
-    scale = exact.abs().max().clamp_min(1e-30)
-    ours, theirs = ((value.double() - exact).abs().max() / scale for value in (native, single))
-    assert ours <= SLACK * theirs + FLOOR, f"{name}: {ours:.1e} from exact arithmetic, torch's float32 {theirs:.1e}"
+def in_units(error: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """An error in units in the last place of the float32 result."""
+    return np.abs(error) / np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
 
 
-def assert_follows_loop(config, recipe, **options):
-    native, native_result = train(ENGINE, config, recipe, **options)
-    single, single_result = train(LoopEngine(), config, recipe, **options)
-    exact, exact_result = train(LoopEngine(), config, recipe, dtype=torch.float64, **options)
+@pytest.mark.parametrize(("function", "low", "high"), [("exp", -87, 88), ("tanh", -12, 12), ("erf", -5, 5)])
+def test_functions_are_accurate_to_a_few_units_in_the_last_place(function, low, high):
+    grid = np.linspace(low, high, 20_001).astype(np.float32)
+    expected = reference(function, grid)
+    error = in_units(kernel(function, grid) - expected, expected)
+    assert error.max() < 4, grid[error.argmax()]
+
+
+@pytest.mark.parametrize("function", ["tanh", "erf"])
+def test_tiny_arguments_keep_their_relative_precision(function):
+    magnitudes = np.logspace(-37, -1, 2_001).astype(np.float32)
+    values = np.concatenate([magnitudes, -magnitudes])
+    expected = reference(function, values)
+    assert in_units(kernel(function, values) - expected, expected).max() < 3
+    assert kernel(function, np.array([0.0], np.float32)).tolist() == [0.0]
+
+
+def test_exp_of_tiny_arguments_is_one():
+    values = np.array([0.0, -0.0, 1e-30, -1e-30, 1e-9], np.float32)
+    assert kernel("exp", values).tolist() == [1.0] * 5
+
+
+def test_what_is_left_of_a_saturated_tanh_is_right():
+    """Networks that start from U(0, 1) learn through 1 - tanh^2 of arguments like these."""
+    values = np.linspace(4, 9, 501).astype(np.float32)
+    slope = 1 - np.square(kernel("tanh", values).astype(np.float32))  # in float32, as the kernels compute it
+    exact = 1 - np.square(np.tanh(values.astype(np.float64)))
+    assert np.abs(slope - exact).max() < 4 * 2.0**-24  # spacing of float32 just below one
+
+
+@pytest.mark.parametrize("function", ["tanh", "erf"])
+def test_saturated_arguments_give_exactly_one_with_the_right_sign(function):
+    values = np.array([20, 44, 45, 89, 1e4, 1e19, 3e38, np.inf], np.float32)
+    assert kernel(function, values).tolist() == [1.0] * 8
+    assert kernel(function, -values).tolist() == [-1.0] * 8
+
+
+def test_exp_is_clamped_where_float32_ends():
+    values = np.array([88, 89, 1e5, np.inf, -87, -88, -1e5, -np.inf], np.float32)
+    result = kernel("exp", values)
+    assert np.isfinite(result).all()
+    np.testing.assert_allclose(result[:4], math.exp(88), rtol=1e-6)
+    np.testing.assert_allclose(result[4:], math.exp(-87), rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", ["exp", "tanh", "erf"])
+def test_nan_stays_nan_and_stays_in_its_lane(function):
+    values = np.full(3 * LANES, 0.5, np.float32)
+    values[LANES + 1] = np.nan
+    result = kernel(function, values)
+    assert np.isnan(result[LANES + 1])
+    assert np.isnan(result).sum() == 1
+    assert len(np.unique(result[~np.isnan(result)])) == 1  # every lane computes the same
+
+
+# --------------------------------------------------------------------------------------------------- neighbours
+
+
+def train(engine: NativeEngine, recipe: Recipe, seeds: list[int], rates: Tensor) -> tuple[Population, Evaluation]:
+    network = SmallCNNConfig(**NETWORK)
+    images, labels = random_images(network)
+    population = Population.start(network, recipe, initial_weights(network, seeds))
+    population.learning_rates = rates
+    for epoch in (1, 2):
+        result = engine.train_epoch(population, images, labels, image_order(seeds, epoch, len(labels)))
+    return population, result
+
+
+def assert_same_bits(one: Population, other: Population, rows: slice = slice(None)) -> None:
     for name in ("weights", "first_moment", "second_moment"):
-        assert_as_close_as_torch(name, *(getattr(p, name) for p in (native, single, exact)))
-    assert_as_close_as_torch("loss", *(result.loss.double() for result in (native_result, single_result, exact_result)))
-    assert native.steps == exact.steps
-    torch.testing.assert_close(native_result.accuracy, exact_result.accuracy.float())
-    start = population(config, recipe, len(native)).weights
-    assert (exact.weights - start).abs().max() > 1e-4  # something was learned
+        assert torch.equal(bits(getattr(one, name)), bits(getattr(other, name)[rows])), name
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "sigmoid"])
-def test_gradient(name, activation):
-    # one step of gradient descent at rate 1: the change of the weights is the gradient, and so is the buffer
-    recipe = Recipe(optimizer="sgd", learning_rate=1.0, batch_size=23)
-    assert_follows_loop(network(name, hidden_act=activation), recipe)
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_trajectory(name, optimizer):
-    recipe = Recipe(optimizer=optimizer, learning_rate=3e-3, weight_decay=0.01, batch_size=5)  # a last batch of 3
-    assert_follows_loop(network(name), recipe, epochs=3)
+def test_a_network_is_the_same_to_the_bit_alone_in_any_group_and_with_any_threads(optimizer):
+    recipe = Recipe(optimizer, weight_decay=0.01, batch_size=10)
+    seeds = list(range(2 * LANES + 3))  # two full groups and a rest
+    rates = torch.linspace(1e-4, 1e-2, len(seeds))
+    together, result = train(NativeEngine(threads=1), recipe, seeds, rates)
+    threaded, threaded_result = train(NativeEngine(threads=2), recipe, seeds, rates)
+    assert_same_bits(threaded, together)
+    assert torch.equal(threaded_result.loss, result.loss)
+
+    for i in (0, LANES - 1, LANES, 2 * LANES + 2):
+        alone, alone_result = train(NativeEngine(threads=2), recipe, [seeds[i]], rates[i : i + 1])
+        assert_same_bits(alone, together, slice(i, i + 1))
+        assert alone_result.loss[0] == result.loss[i]
+        assert alone_result.accuracy[0] == result.accuracy[i]
+
+    backwards, _ = train(NativeEngine(threads=2), recipe, seeds[::-1], rates.flip(0))
+    backwards.weights = backwards.weights.flip(0)
+    assert torch.equal(bits(backwards.weights), bits(together.weights))
 
 
-def test_saturated_trajectory():
-    # U(0, 1) weights: deep in tanh's saturation
-    assert_follows_loop(network(initializer="uniform"), Recipe(learning_rate=3e-3), epochs=3)
+def test_evaluation_is_the_same_to_the_bit_alone_in_any_group_and_with_any_threads():
+    network = SmallCNNConfig(**NETWORK)
+    images, labels = random_images(network)
+    weights = initial_weights(network, list(range(2 * LANES + 3)))
+    expected = NativeEngine(threads=1).evaluate(network, weights, images, labels, predictions=True)
+    threaded = NativeEngine(threads=2).evaluate(network, weights, images, labels, predictions=True)
+    for name in ("loss", "accuracy", "predictions"):
+        assert torch.equal(getattr(threaded, name), getattr(expected, name))
+    for i in (0, LANES, 2 * LANES + 2):
+        alone = NativeEngine(threads=1).evaluate(network, weights[i : i + 1], images, labels, predictions=True)
+        assert torch.equal(alone.predictions[0], expected.predictions[i])
+        assert alone.loss[0] == expected.loss[i]
 
 
-def test_learning_rate_and_weight_decay_per_model():
-    per_model = {"learning_rates": torch.tensor([1e-3, 1e-2, 0.0]), "weight_decays": torch.tensor([0.0, 0.5, 0.1])}
-    for optimizer in ("adam", "adamw", "sgd"):
-        recipe = Recipe(optimizer=optimizer, batch_size=8)
-        assert_follows_loop(network("three-by-three"), recipe, epochs=2, per_model=per_model)
+def test_without_predictions_there_are_none():
+    network = SmallCNNConfig(**NETWORK)
+    result = NativeEngine(threads=1).evaluate(network, initial_weights(network, [0]), *random_images(network))
+    assert result.predictions is None
 
 
-def test_model_is_the_same_alone_in_any_group_and_on_any_number_of_threads():
-    config, recipe, models = network(), Recipe(learning_rate=3e-3), ENGINE.lanes * 2 + 3
-    images, labels = data(config, 47)
-    order = image_order(range(models), 1, 47)
-
-    def run(chosen, threads):
-        trained = population(config, recipe, models)
-        trained.weights, trained.first_moment, trained.second_moment = (
-            tensor[chosen] for tensor in (trained.weights, trained.first_moment, trained.second_moment)
-        )
-        engine = NativeEngine(threads)
-        result = engine.train_epoch(trained, images, labels, order[chosen])
-        evaluation = engine.evaluate(config, trained.weights, images, labels, predictions=True)
-        return [trained.weights, trained.second_moment, result.loss, evaluation.loss, evaluation.predictions]
-
-    together = run(list(range(models)), threads=1)
-    for chosen, threads in (
-        (list(range(models)), 2),
-        ([0], 1),
-        ([models - 1], 2),
-        ([5, 30, 2, 7, 1], 1),
-        (list(reversed(range(models))), 3),
-    ):
-        for alone, expected in zip(run(chosen, threads), together):
-            assert torch.equal(alone, expected[chosen])
+def test_a_network_that_diverged_stays_in_its_lane():
+    network, seeds = SmallCNNConfig(**NETWORK), [1, 2, 3]
+    images, labels = random_images(network)
+    engine, recipe = NativeEngine(threads=1), Recipe("adam", learning_rate=1e-3)
+    order = image_order(seeds, 1, len(labels))
+    healthy = Population.start(network, recipe, initial_weights(network, seeds))
+    expected = engine.train_epoch(healthy, images, labels, order)
+    sick = Population.start(network, recipe, initial_weights(network, seeds))
+    sick.weights[1, 0] = torch.nan
+    sick.weights[1, -5:] = torch.inf
+    result = engine.train_epoch(sick, images, labels, order)
+    assert result.loss[1].isnan()
+    assert sick.weights[1].isnan().any()
+    for i in (0, 2):
+        assert torch.equal(bits(sick.weights[i]), bits(healthy.weights[i]))
+        assert result.loss[i] == expected.loss[i]
 
 
-def test_epoch_in_several_calls_goes_on_where_it_stopped():
-    # moments and step count carry over: two epochs of 20 images are one of 40
-    config, recipe = network("three-by-three"), Recipe(batch_size=5)
-    images, labels = data(config, 20)
-    order = image_order(range(4), 1, 20)
-    halves, whole = population(config, recipe, 4), population(config, recipe, 4)
-    for _ in range(2):
-        ENGINE.train_epoch(halves, images, labels, order)
-    ENGINE.train_epoch(whole, images, labels, torch.cat([order, order], dim=1))
-    assert halves.steps == whole.steps == 8
-    assert torch.equal(halves.weights, whole.weights)
+def test_long_epochs_are_worked_on_in_pieces_with_the_same_result(monkeypatch):
+    """An epoch is cut so that Ctrl-C need not wait; the cuts must fall between batches, and steps must count on."""
+    recipe, seeds, rates = Recipe("adam", batch_size=4), [0, 1, 2], torch.full((3,), 1e-3)
+    expected, expected_result = train(NativeEngine(threads=1), recipe, seeds, rates)
+    monkeypatch.setattr(native_engine, "IMAGES_PER_CALL", 10)  # two batches of four a call
+    pieces, result = train(NativeEngine(threads=1), recipe, seeds, rates)
+    assert_same_bits(pieces, expected)
+    assert torch.equal(result.accuracy, expected_result.accuracy)
+    network = SmallCNNConfig(**NETWORK)
+    images, _ = random_images(network)
+    in_pieces = NativeEngine(threads=1).logits(network, expected.weights, images)
+    monkeypatch.undo()
+    assert torch.equal(in_pieces, NativeEngine(threads=1).logits(network, expected.weights, images))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_evaluate(name):
-    config = network(name, initializer="uniform" if name == "poster" else "kaiming_uniform")
-    images, labels = data(config, 301)
-    weights = initial_weights(config, list(range(ENGINE.lanes + 1)))
-    native = ENGINE.evaluate(config, weights, images, labels, predictions=True)
-    loop = LoopEngine().evaluate(config, weights, images, labels, predictions=True)
-    torch.testing.assert_close(native.loss, loop.loss, rtol=1e-5, atol=1e-6)
-    # saturated networks give many images nearly the same logits: rounding may decide between two classes
-    assert (native.predictions == loop.predictions).float().mean() > 0.99
-    assert torch.equal(native.accuracy, (native.predictions == labels).float().mean(1))
-    assert ENGINE.evaluate(config, weights, images, labels).predictions is None
+# ----------------------------------------------------------------------------------------------- gradients and ties
 
 
-def test_broken_model_keeps_to_its_lane():
-    config, recipe = network(), Recipe()
-    images, labels = data(config, 20)
-    healthy, broken = population(config, recipe, 4), population(config, recipe, 4)
-    broken.weights[1, 7] = torch.nan  # one convolution's weight: the maximum of a window with NaN is NaN
-    broken.weights[2, -1] = torch.inf
-    results = [ENGINE.train_epoch(p, images, labels, image_order(range(4), 1, 20)) for p in (healthy, broken)]
-    assert broken.weights[1].isnan().any()
-    assert results[1].loss[1].isnan() and not results[1].loss[2].isfinite()
-    for model in (0, 3):
-        assert torch.equal(broken.weights[model], healthy.weights[model])
-        assert torch.equal(results[0].loss[model], results[1].loss[model])
+def autograd(network: SmallCNNConfig, vector: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of one network by PyTorch, in float64."""
+    model = SmallCNNForImageClassification(network).double()
+    layout = WeightLayout.of(model)
+    model.load_state_dict(layout.unvectorize(vector.double()))
+    loss = torch.nn.functional.cross_entropy(model(images.double()).logits, targets.double())
+    loss.backward()
+    return loss.detach(), layout.vectorize({name: p.grad for name, p in model.named_parameters()})
 
 
-def test_non_contiguous_and_double_inputs():
-    config, recipe = network("three-by-three"), Recipe()
-    images, labels = data(config, 20)
-    order = image_order(range(3), 1, 20)
-    plain, strided = population(config, recipe, 3), population(config, recipe, 3)
-    strided.weights = strided.weights.T.contiguous().T
-    ENGINE.train_epoch(plain, images, labels, order)
-    ENGINE.train_epoch(strided, images.double(), labels.int(), order.T.contiguous().T)
-    assert torch.equal(plain.weights, strided.weights)
+def assert_gradient_equals_autograd(network: SmallCNNConfig, weights: Tensor, images: Tensor, atol: float = 1e-6):
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randn(len(weights), len(images), network.num_labels, generator=generator).mul(2).softmax(-1)
+    loss, gradient = NativeEngine(threads=1).loss_and_gradient(network, weights, images, targets)
+    assert gradient.abs().max() > 1e-3
+    for i in range(len(weights)):
+        expected_loss, expected = autograd(network, weights[i], images, targets[i])
+        assert loss[i].item() == pytest.approx(expected_loss.item(), rel=1e-5)
+        torch.testing.assert_close(gradient[i].double(), expected, rtol=1e-4, atol=atol)
 
 
-def test_loss_and_gradient_with_soft_targets():
-    config = network("three-by-three", hidden_act="gelu")
-    images, _ = data(config, 12)
-    weights = initial_weights(config, list(range(ENGINE.lanes + 2)))
-    targets = torch.rand(len(weights), 12, 10, generator=torch.Generator().manual_seed(3)).softmax(-1)
-    loss, gradient = ENGINE.loss_and_gradient(config, weights, images, targets)
-
-    from hyperrep.population.vmap import stacked_logits
-
-    exact = weights.double().requires_grad_()
-    logits = stacked_logits(config, shared_images=True)(exact, images.double())
-    expected = -(targets * logits.log_softmax(-1)).sum(-1).mean(1)
-    expected.sum().backward()
-    torch.testing.assert_close(loss, expected.detach().float(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gradient, exact.grad.float(), rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "sigmoid"])
+def test_gradient_for_every_activation(activation):
+    network = SmallCNNConfig(**NETWORK, hidden_act=activation)
+    assert_gradient_equals_autograd(network, initial_weights(network, list(range(5))), random_images(network)[0])
 
 
-# ---------------------------------------------------------------------------------------- functions and compilation
-
-FUNCTIONS = {"exp": (0, np.exp), "tanh": (1, np.tanh), "erf": (2, np.vectorize(math.erf))}
-
-
-def apply(name: str, x: np.ndarray) -> np.ndarray:
-    x = np.ascontiguousarray(np.resize(x, -(-len(x) // ENGINE.lanes) * ENGINE.lanes), np.float32)
-    ENGINE.library.hyperrep_function(FUNCTIONS[name][0], ctypes.c_void_p(x.ctypes.data), len(x) // ENGINE.lanes)
-    return x
-
-
-def error_in_ulps(name: str, x: np.ndarray) -> float:
-    x = x.astype(np.float32)
-    exact = FUNCTIONS[name][1](x.astype(np.float64))
-    ulp = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)
-    return float((np.abs(apply(name, x)[: len(x)] - exact) / ulp).max())
-
-
-def test_accuracy_of_functions():
-    generator = np.random.default_rng(0)
-    signs = generator.choice([-1, 1], 200_000)
-    every_size = signs * np.exp(generator.uniform(-80, 80, 200_000))  # all magnitudes float32 has
-    assert error_in_ulps("tanh", every_size) < 2.5
-    assert error_in_ulps("tanh", np.linspace(-12, 12, 200_001)) < 2.5
-    assert error_in_ulps("erf", np.concatenate([every_size, np.linspace(-6, 6, 50_001)])) < 3
-    assert error_in_ulps("exp", np.linspace(-87, 88, 200_001)) < 2
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("pool_size", [1, 2, 3, 4])
+def test_gradient_for_every_kernel_and_pool(kernel_size, pool_size):
+    """Two convolutions, so that the input's gradient counts; sizes that windows and tiles do not divide."""
+    network = SmallCNNConfig(
+        num_channels=2,
+        image_size=5 + 6 * pool_size + kernel_size,
+        conv_channels=[3, 5],
+        conv_kernel_sizes=[3, kernel_size],
+        pool_sizes=[2, pool_size],
+        hidden_sizes=[],
+        num_labels=3,
+        initializer="xavier_normal",
+    )
+    assert_gradient_equals_autograd(network, initial_weights(network, [0, 1]), random_images(network, 4)[0], atol=3e-6)
 
 
-def test_saturation_of_tanh():
-    # what a saturated network learns through is 1 - tanh^2: exact where tanh differs from 1, and nothing where not
-    assert (apply("tanh", np.linspace(9.1, 1e4, 1000)) == 1.0).all()
-    x = np.linspace(4, 8.5, 10_001).astype(np.float32)
-    exact = np.tanh(x.astype(np.float64)).astype(np.float32)
-    bias = np.mean((apply("tanh", x)[: len(x)] - exact) / np.spacing(np.float32(0.5)))
-    assert abs(bias) < 0.1
+def test_the_first_of_equals_wins_a_pool_as_in_pytorch():
+    """Ties are exact here: pixels are 0 or 1 and the kernel is one weight, so that rounding cannot break them."""
+    network = SmallCNNConfig(
+        image_size=6,
+        conv_channels=[2, 1],
+        conv_kernel_sizes=[1, 1],
+        pool_sizes=[2, 3],
+        hidden_sizes=[],
+        num_labels=2,
+        hidden_act="relu",
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 2, (20, 1, 6, 6), generator=generator).float()
+    layout = WeightLayout.of(SmallCNNForImageClassification(network))
+    tensors = layout.unvectorize(torch.zeros(layout.num_params))
+    tensors["convs.0.weight"][:] = torch.tensor([2.0, -1.0]).reshape(2, 1, 1, 1)  # -1: zeros and ones change roles
+    tensors["convs.0.bias"][:] = 1.5
+    tensors["convs.1.weight"][:] = torch.tensor([1.0, 0.5]).reshape(1, 2, 1, 1)
+    tensors["linears.0.weight"][:] = torch.tensor([[1.0], [-1.0]])
+    assert_gradient_equals_autograd(network, layout.vectorize(tensors)[None], images)
 
 
-def test_special_values():
-    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30], np.float32)
-    tanh, erf, exp = (apply(name, x)[: len(x)] for name in ("tanh", "erf", "exp"))
-    for y in (tanh, erf):
-        np.testing.assert_array_equal(y[[0, 1, 2, 3]], [0, 0, 1, -1])
-        assert np.signbit(y[1])
-    np.testing.assert_allclose(tanh[5:], x[5:])
-    assert np.isnan([tanh[4], erf[4], exp[4]]).all()
+@pytest.mark.parametrize("pool_size", [2, 3])
+def test_a_tie_sends_its_gradient_to_one_pixel_alone(pool_size):
+    """The gradient of the first layer's weight sees which pixel won: a position code tells the pixels apart."""
+    network = SmallCNNConfig(
+        num_channels=2,
+        image_size=pool_size,
+        conv_channels=[1],
+        conv_kernel_sizes=[1],
+        pool_sizes=[pool_size],
+        hidden_sizes=[],
+        num_labels=2,
+        hidden_act="relu",
+    )
+    image = torch.ones(1, 2, pool_size, pool_size)
+    image[0, 1] = torch.arange(1.0, pool_size**2 + 1).reshape(pool_size, pool_size)  # seen only by a weight of zero
+    weights = torch.tensor([[1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0]])
+    targets = torch.tensor([[[0.0, 1.0]]])
+    _, gradient = NativeEngine(threads=1).loss_and_gradient(network, weights, image, targets)
+    first, position = gradient[0, :2]
+    assert (position / first).item() == pytest.approx(1.0)  # the first pixel's code, not a mean or the last
+    torch.testing.assert_close(gradient[0].double(), autograd(network, weights[0], image, targets[0])[1])
 
 
-@pytest.mark.parametrize("flags", ["-march=x86-64", "-march=haswell"])
-def test_fewer_lanes(flags, monkeypatch, tmp_path):
-    """The same source without AVX-512, and without AVX."""
-    if native_compile.platform.machine() != "x86_64" or ENGINE.lanes < 8:
-        pytest.skip("needs an x86 processor with AVX2")
-    monkeypatch.setenv("CXXFLAGS", flags)
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.4242])
+@pytest.mark.parametrize("network", [{}, NETWORK | {"hidden_act": "relu"}], ids=["poster", "small"])
+def test_constant_images_train_as_in_the_loop(value, network):
+    """Borders of digits are constant: every pooling window is then a tie. A tie broken differently would give the
+    first layer another gradient only if the pixels differed, so weights must follow the loop."""
+    network = SmallCNNConfig(**network)
+    images = torch.full((20, 1, network.image_size, network.image_size), value)
+    labels = torch.arange(20) % network.num_labels
+    results = []
+    for engine in (LoopEngine(), NativeEngine(threads=1)):
+        population = Population.start(network, Recipe("sgd", learning_rate=1e-2), initial_weights(network, [0, 1]))
+        evaluation = engine.train_epoch(population, images, labels, image_order([0, 1], 1, 20))
+        results.append((population.weights, evaluation.loss))
+    torch.testing.assert_close(*(weights for weights, _ in results), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*(loss for _, loss in results), rtol=1e-5, atol=1e-5)
+
+
+def test_large_logits_do_not_overflow_the_loss():
+    network = SmallCNNConfig(**NETWORK)
+    images, labels = random_images(network)
+    weights = initial_weights(network, [0, 1]) * 1e4
+    targets = torch.nn.functional.one_hot(labels, 4).float().expand(2, -1, -1)
+    loss, gradient = NativeEngine(threads=1).loss_and_gradient(network, weights, images, targets)
+    expected = LoopEngine().evaluate(network, weights, images, labels).loss
+    assert expected.min() > 1000
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    assert gradient.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------------ compilation
+
+
+def test_kernels_are_compiled_once_and_found_again(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native_compile, "FLAGS", tuple("-O0" if f == "-O3" else f for f in native_compile.FLAGS))
     native_compile.load_library.cache_clear()
     try:
-        narrow = NativeEngine()
-    finally:
+        assert native_compile.load_library().hyperrep_lanes() == LANES
+        (library,) = tmp_path.rglob("*.so")
+        changed = library.stat().st_mtime_ns
         native_compile.load_library.cache_clear()
-    assert narrow.lanes == {"-march=x86-64": 4, "-march=haswell": 8}[flags]
-    for name in ("poster", "pool-3", "mlp"):
-        config, recipe = network(name, hidden_act="gelu" if name == "mlp" else "tanh"), Recipe(learning_rate=3e-3)
-        (native, _), (single, _), (exact, _) = (
-            train(engine, config, recipe, models=9, epochs=2, dtype=dtype)
-            for engine, dtype in ((narrow, torch.float32), (LoopEngine(), torch.float32), (LoopEngine(), torch.float64))
-        )
-        assert_as_close_as_torch("weights", native.weights, single.weights, exact.weights)
-
-
-def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(native_compile.shutil, "which", lambda name: None)
-    native_compile.load_library.cache_clear()
-    try:
-        with pytest.raises(NativeUnavailable, match=r"no C\+\+ compiler"):
-            NativeEngine()
+        monkeypatch.setattr(native_compile, "_compile", lambda *_: pytest.fail("compiled a second time"))
+        assert native_compile.load_library().hyperrep_lanes() == LANES
+        assert library.stat().st_mtime_ns == changed
+        assert [path.name for path in library.parent.iterdir()] == [library.name]  # no leftovers
     finally:
         native_compile.load_library.cache_clear()
 
 
-def test_outside_the_family():
-    config = network()
-    config.hidden_act = "silu"
-    with pytest.raises(NativeUnavailable, match="silu"):
-        NativeEngine.for_network(config)
+def test_other_sources_or_flags_are_another_library(monkeypatch, tmp_path):
+    names = []
+    monkeypatch.setattr(native_compile, "_compile", lambda compiler, source, library: names.append(library.name))
+    monkeypatch.setattr(native_compile.ctypes, "CDLL", lambda path: path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        for flags in [("-O1",), ("-O2",)]:
+            monkeypatch.setattr(native_compile, "FLAGS", flags)
+            native_compile.load_library.cache_clear()
+            native_compile.load_library()
+        monkeypatch.setattr(native_compile, "_processor", lambda: "another processor")
+        native_compile.load_library.cache_clear()
+        native_compile.load_library()
+    finally:
+        native_compile.load_library.cache_clear()
+    assert len(set(names)) == 3

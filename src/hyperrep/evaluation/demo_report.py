@@ -30,12 +30,14 @@ def draw_report(run: Path, path: Path) -> None:
     sampler = load_sampler(run / "representation" / SAMPLER_FOLDER)
     rows = read_results(run / "representation" / "results" / "finetune.jsonl")
 
-    figure = plt.figure(figsize=(13, 9.5), layout="constrained")
-    grid = figure.add_gridspec(3, 6, height_ratios=[1.25, 1, 0.62])
+    figure = plt.figure(figsize=(13, 10.5))
+    grid = figure.add_gridspec(
+        3, 6, height_ratios=[1.3, 0.9, 1.15], left=0.05, right=0.97, top=0.91, bottom=0.02, hspace=0.32, wspace=0.9
+    )
     figure.suptitle(
         f"{zoo.config.num_models} networks trained on {zoo.config.images['name']}, a representation of their weights, "
         "and new networks sampled from it",
-        fontsize=13,
+        fontsize=14,
     )
 
     _draw_zoo(figure.add_subplot(grid[0, :2]), zoo)
@@ -86,15 +88,18 @@ def _draw_filters(figure, place, zoo, run: Path) -> None:
     generated = torch.stack(
         [load_file(path / "model.safetensors")[name] for path in sorted((run / "samples").glob("model-*"))[:3]]
     )
-    for row, (title, filters) in enumerate((("first filters: trained", trained), ("generated", generated))):
+    for row, (title, filters) in enumerate(
+        (("3. first-layer filters of three trained networks", trained), ("and of three generated ones", generated))
+    ):
         axes = figure.add_subplot(subgrid[row])
         draw_filters(axes, filters)
-        axes.set_title(f"3. {title}" if row == 0 else title, fontsize=10)
+        axes.set_title(title, fontsize=10, loc="left")
 
 
 def _draw_predictions(figure, place, run: Path, images) -> None:
     """Test images and what three generated checkpoints, loaded by transformers, call them before any training."""
-    subgrid = place.subgridspec(1, NUM_DIGITS)
+    rows = 2
+    subgrid = place.subgridspec(rows, NUM_DIGITS // rows, hspace=0.75)
     classifiers = [
         pipeline("image-classification", model=str(path), top_k=1)
         for path in sorted((run / "samples").glob("model-*"))[:3]
@@ -103,22 +108,28 @@ def _draw_predictions(figure, place, run: Path, images) -> None:
     with torch.no_grad():
         answers = [classifier.model(pixels).logits.argmax(-1).tolist() for classifier in classifiers]
     for i in range(NUM_DIGITS):
-        axes = figure.add_subplot(subgrid[i])
+        axes = figure.add_subplot(subgrid[divmod(i, NUM_DIGITS // rows)])
         axes.imshow(pixels[i, 0], cmap="gray_r")
         axes.set(xticks=[], yticks=[])
         truth = int(images.test.labels[i])
-        text = "\n".join(f"net {j}: {images.classes[answer[i]]}" for j, answer in enumerate(answers))
+        text = "three networks say\n" + ", ".join(images.classes[answer[i]] for answer in answers)
         right = np.mean([answer[i] == truth for answer in answers])
         axes.set_xlabel(text, fontsize=8, color="tab:green" if right == 1 else "tab:orange" if right else "tab:red")
         if i == 0:
-            axes.set_title("4. generated networks at work, untrained", fontsize=10, loc="left")
+            axes.set_title("4. three generated networks at work, before any training", fontsize=10, loc="left")
 
 
 def _draw_table(axes, rows) -> None:
     header, lines = results_table([row for row in rows if row.epoch in SHOWN_EPOCHS])
+    _, similar = results_table(rows, "nearest_training_similarity")
+    similarity = {(line[0], line[1]): line[3] for line in similar}
+    header.append("similarity to nearest\ntraining network")
+    lines = [[*line, similarity.get((line[0], line[1]), "")] for line in lines]
     axes.axis("off")
     table = axes.table([header, *lines], loc="center", cellLoc="center", edges="horizontal")
     table.auto_set_font_size(False)
     table.set_fontsize(9)
-    table.scale(1, 1.15)
-    axes.set_title("test accuracy in %, mean ± std over n networks", fontsize=10)
+    table.scale(1, 1.25)
+    for column in range(len(header)):
+        table[0, column].set_height(2 * table[1, 0].get_height())
+    axes.set_title("5. test accuracy in %, mean ± std over n networks (similarity 100: a copy)", fontsize=10, pad=14)

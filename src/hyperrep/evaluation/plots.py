@@ -53,18 +53,19 @@ def draw_finetune_curves(axes, rows: Sequence[ResultRow], variants: Sequence[str
 
 
 def draw_filters(axes, filters: Tensor) -> None:
-    """Filters of several networks side by side.
+    """Filters of several networks side by side, each network's in two rows.
 
     Args:
         filters (`Tensor`): (networks, filters, channels, height, width).
     """
     images = filters.mean(dim=2).numpy()  # (networks, filters, height, width)
-    gap = np.full((images.shape[-2], 1), np.nan)
-    wide_gap = np.full((images.shape[-2], 3), np.nan)
-    parts = []
-    for network in images:
-        for one in network:
-            parts += [one / np.abs(one).max(), gap]
-        parts.append(wide_gap)
-    axes.imshow(np.concatenate(parts[:-2], axis=1), cmap="RdBu_r", vmin=-1, vmax=1)
+    images = images / np.abs(images).max(axis=(2, 3), keepdims=True)
+    framed = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+    columns = framed.shape[1] // 2
+    networks = [
+        np.concatenate([np.concatenate(list(row), axis=1) for row in (network[:columns], network[columns:])], axis=0)
+        for network in framed
+    ]
+    gap = np.full((networks[0].shape[0], 2), np.nan)
+    axes.imshow(np.concatenate([part for network in networks for part in (network, gap)][:-1], axis=1), cmap="RdBu_r")
     axes.axis("off")
