@@ -201,10 +201,11 @@ def test_a_network_that_diverged_stays_in_its_lane():
 
 
 def test_long_epochs_are_worked_on_in_pieces_with_the_same_result(monkeypatch):
-    """An epoch is cut so that Ctrl-C need not wait; the cuts must fall between batches, and steps must count on."""
+    """Groups take turns on the threads; the cuts must fall between batches, and steps must count on."""
     recipe, seeds, rates = Recipe("adam", batch_size=4), [0, 1, 2], torch.full((3,), 1e-3)
+    monkeypatch.setattr(native_engine, "SLICES", 1)
     expected, expected_result = train(NativeEngine(threads=1), recipe, seeds, rates)
-    monkeypatch.setattr(native_engine, "IMAGES_PER_CALL", 10)  # two batches of four a call
+    monkeypatch.setattr(native_engine, "SLICES", 5)  # two batches of four a call
     pieces, result = train(NativeEngine(threads=1), recipe, seeds, rates)
     assert_same_bits(pieces, expected)
     assert torch.equal(result.accuracy, expected_result.accuracy)

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-Wno-psabi")
-TUNING = (("-march=native",), ())  # the second where the compiler refuses the first
+TUNING = (("-march=native",), ())  # the second where the compiler refuses the first; then the user's CXXFLAGS
 
 
 class NativeUnavailable(RuntimeError):
@@ -35,7 +36,8 @@ def load_library() -> ctypes.CDLL:
     folder = Path(__file__).parent
     sources = sorted([*folder.glob("*.h"), *folder.glob("*.cpp")])
     key = hashlib.sha256()
-    for part in [*(path.read_bytes() for path in sources), repr((compiler, version, FLAGS, _processor())).encode()]:
+    how = repr((compiler, version, FLAGS, TUNING, _user_flags(), _processor()))
+    for part in [*(path.read_bytes() for path in sources), how.encode()]:
         key.update(part)
     library = _cache_folder() / f"engine-{key.hexdigest()[:24]}.so"
     if not library.exists():
@@ -48,6 +50,10 @@ def _find_compiler() -> str:
         if name and (path := shutil.which(name)):
             return path
     raise NativeUnavailable("no C++ compiler was found (looked for $CXX, c++, g++ and clang++)")
+
+
+def _user_flags() -> list[str]:
+    return shlex.split(os.environ.get("CXXFLAGS", ""))
 
 
 def _processor() -> str:
@@ -69,7 +75,7 @@ def _compile(compiler: str, source: Path, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         target = Path(folder) / library.name
         for tuning in TUNING:
-            command = [compiler, *FLAGS, *tuning, str(source), "-o", str(target)]
+            command = [compiler, *FLAGS, *tuning, *_user_flags(), str(source), "-o", str(target)]
             outcome = subprocess.run(command, capture_output=True, text=True)
             if outcome.returncode == 0:
                 target.replace(library)

@@ -1,51 +1,65 @@
-// The C interface: train, evaluate and differentiate LANES networks. Called through ctypes, which releases Python's
-// lock, so that groups of networks run on several threads.
+// The C interface: train, evaluate and differentiate a group of up to LANES networks. Called through ctypes, which
+// releases Python's lock, so that groups run on several threads.
 //
-// Arrays of networks' weights and optimiser state are (parameters, LANES), images (images, pixels).
-#include <cstring>
-
+// Arrays have one row a network: weights and optimiser state (models, parameters), order (models, order_stride), and so
+// on; images are (images, pixels). A group is the rows `first_model` ... `first_model + models - 1`. Lanes left over
+// repeat its last network, and are not written. Every function returns soon after *stop is no longer zero.
 #include "network.h"
 
 namespace {
 
-std::vector<V> load(const float* from, int count) {
-  std::vector<V> vectors(count);
-  std::memcpy(vectors.data(), from, sizeof(V) * count);
-  return vectors;
-}
+struct Group {
+  int64_t first_model;
+  int models;
+  int64_t row(int lane) const { return first_model + std::min(lane, models - 1); }
 
-void store(const std::vector<V>& vectors, float* to) { std::memcpy(to, vectors.data(), sizeof(V) * vectors.size()); }
-
-V load_lanes(const float* from) {
-  V value;
-  std::memcpy(&value, from, sizeof(V));
-  return value;
-}
-
-// Each network's own image into its lane.
-void interleave(const float* const* sources, int pixels, V* image) {
-  float* out = (float*)image;
-  for (int lane = 0; lane < LANES; lane++) {
-    const float* source = sources[lane];
-    for (int p = 0; p < pixels; p++) out[p * LANES + lane] = source[p];
+  std::vector<V> load(const float* rows, int count) const {
+    const float* sources[LANES];
+    for (int lane = 0; lane < LANES; lane++) sources[lane] = rows + row(lane) * count;
+    std::vector<V> vectors(count);
+    interleave(sources, count, vectors.data());
+    return vectors;
   }
+
+  void store(const std::vector<V>& vectors, float* rows) const {
+    const size_t count = vectors.size();
+    for (int lane = 0; lane < models; lane++)
+      for (size_t i = 0; i < count; i++) rows[row(lane) * count + i] = vectors[i][lane];
+  }
+
+  V load_scalars(const float* values) const {
+    V vector;
+    for (int lane = 0; lane < LANES; lane++) vector[lane] = values[row(lane)];
+    return vector;
+  }
+};
+
+bool stopped(const int32_t* stop) { return __atomic_load_n(stop, __ATOMIC_RELAXED) != 0; }
+
+void broadcast(const float* from, int count, V* to) {
+  for (int i = 0; i < count; i++) to[i] = splat(from[i]);
 }
 
-// Turn logits into probabilities, and return the logarithm of what they were divided by.
-void softmax(V* logits, int classes, V& log_total) {
+// The logits' softmax, and the logarithm of what their exponentials were divided by.
+void softmax(const V* logits, int classes, V* probabilities, V& log_total) {
   V largest = logits[0];
   for (int c = 1; c < classes; c++) largest = select(logits[c] > largest, logits[c], largest);
   V total = V{};
-  for (int c = 0; c < classes; c++) total += logits[c] = exponential(logits[c] - largest);
-  for (int c = 0; c < classes; c++) logits[c] = logits[c] / total;
+  for (int c = 0; c < classes; c++) total += probabilities[c] = exponential(logits[c] - largest);
+  for (int c = 0; c < classes; c++) probabilities[c] /= total;
   for (int lane = 0; lane < LANES; lane++) log_total[lane] = std::log(total[lane]) + largest[lane];
 }
 
-int predicted_class(const V* logits, int classes, int lane) {
-  int best = 0;
-  for (int c = 1; c < classes; c++)
-    if (logits[c][lane] > logits[best][lane]) best = c;
-  return best;
+// The class of the largest logit: the first of equals, or of NaNs, as in PyTorch.
+I predicted_class(const V* logits, int classes) {
+  V best = logits[0];
+  I which = I{};
+  for (int c = 1; c < classes; c++) {
+    I better = ((logits[c] > best) | (logits[c] != logits[c])) & (best == best);
+    best = select(better, logits[c], best);
+    which = better ? (I{} + c) : which;
+  }
+  return which;
 }
 
 }  // namespace
@@ -56,102 +70,152 @@ int hyperrep_lanes() { return LANES; }
 
 // For the tests: apply exp (0), tanh (1) or erf (2) to count * LANES numbers in place.
 void hyperrep_function(int which, float* numbers, int count) {
-  for (int i = 0; i < count; i++) {
-    V x = load_lanes(numbers + i * LANES);
-    x = which == 0 ? exponential(x) : which == 1 ? hyperbolic_tangent(x) : error_function(x);
-    std::memcpy(numbers + i * LANES, &x, sizeof(V));
+  for (int i = 0; i < count * LANES; i += LANES) {
+    V x = load(numbers + i);
+    x = which == 0 ? exponential(x) : which == 1 ? hyperbolic_tangent(x) : error_function(x, exponential(-x * x));
+    store(x, numbers + i);
   }
 }
 
-// Train on `count` images in each network's own `order` (LANES, order_stride); batches are consecutive, and only the
-// last of all may be smaller. Adds every network's loss, summed over images, to `loss`, and hits to `correct`.
-void hyperrep_train(const int32_t* description, float* weights, float* first, float* second, int optimizer,
-                    const float* learning_rate, const float* weight_decay, float momentum, int64_t steps,
-                    const float* images, const int64_t* labels, const int64_t* order, int64_t order_stride,
-                    int64_t count, int64_t batch_size, double* loss, int64_t* correct) {
+// Train on positions `begin` to `end` of each network's own `order`; batches are consecutive, and only the last of an
+// epoch may be smaller. Adds every network's loss, summed over images, to `loss`, and hits to `correct`.
+void hyperrep_train(const int32_t* description, int64_t first_model, int models, float* weights, float* first,
+                    float* second, int optimizer, const float* learning_rate, const float* weight_decay,
+                    float momentum, int64_t steps, int64_t batch_size, const float* images, const int64_t* labels,
+                    const int64_t* order, int64_t order_stride, int64_t begin, int64_t end, double* loss,
+                    int64_t* correct, const int32_t* stop) {
+  const NoDenormals guard;
+  const Group group{first_model, models};
   const Network network(description);
   const int classes = network.classes(), pixels = network.pixels(), parameters = network.parameters;
-  auto w = load(weights, parameters), m = load(first, parameters), v = load(second, parameters);
-  std::vector<V> gradient(parameters), logits(classes);
-  const Update update{(Optimizer)optimizer, load_lanes(learning_rate), load_lanes(weight_decay), momentum};
+  auto w = group.load(weights, parameters), m = group.load(first, parameters), v = group.load(second, parameters);
+  std::vector<V> gradient(parameters);
+  const Update update{(Optimizer)optimizer, group.load_scalars(learning_rate), group.load_scalars(weight_decay),
+                      momentum};
   Pass pass(network);
 
-  for (int64_t start = 0; start < count; start += batch_size) {
-    const int64_t end = std::min(count, start + batch_size);
-    for (int64_t position = start; position < end; position++) {
+  for (int64_t start = begin; start < end && !stopped(stop); start += batch_size) {
+    const int64_t batch_end = std::min(end, start + batch_size);
+    for (int64_t next = start; next < batch_end; next += pass.capacity) {
+      const int count = (int)std::min<int64_t>(pass.capacity, batch_end - next);
+      int64_t index[LANES];
       const float* sources[LANES];
-      int64_t label[LANES];
-      for (int lane = 0; lane < LANES; lane++) {
-        const int64_t index = order[lane * order_stride + position];
-        sources[lane] = images + index * pixels;
-        label[lane] = labels[index];
+      for (int n = 0; n < count; n++) {
+        for (int lane = 0; lane < LANES; lane++)
+          sources[lane] = images + order[group.row(lane) * order_stride + next + n] * pixels;
+        interleave(sources, pixels, pass.image(n));
       }
-      interleave(sources, pixels, pass.image.data());
-      pass.forward(w.data());
-
-      logits = pass.logits();
-      for (int lane = 0; lane < LANES; lane++) {
-        loss[lane] -= logits[label[lane]][lane];
-        correct[lane] += predicted_class(logits.data(), classes, lane) == label[lane];
+      pass.forward(count, w.data());
+      for (int n = 0; n < count; n++) {
+        const V* logits = pass.logits(n);
+        V* logit_gradient = pass.logit_gradient(n);
+        V log_total;
+        const I predicted = predicted_class(logits, classes);
+        softmax(logits, classes, logit_gradient, log_total);
+        for (int lane = 0; lane < LANES; lane++) {
+          index[lane] = order[group.row(lane) * order_stride + next + n];
+          const int64_t label = labels[index[lane]];
+          logit_gradient[label][lane] -= 1.0f;
+          if (lane >= models) continue;
+          loss[group.row(lane)] += (double)log_total[lane] - logits[label][lane];
+          correct[group.row(lane)] += predicted[lane] == label;
+        }
+        for (int c = 0; c < classes; c++) logit_gradient[c] /= (float)(batch_end - start);
       }
-      V log_total;
-      softmax(logits.data(), classes, log_total);
-      for (int lane = 0; lane < LANES; lane++) {
-        loss[lane] += log_total[lane];
-        logits[label[lane]][lane] -= 1.0f;
-      }
-      for (int c = 0; c < classes; c++) logits[c] = logits[c] / (float)(end - start);
-      pass.backward(w.data(), logits.data(), gradient.data());
+      pass.backward(count, w.data(), gradient.data());
     }
     update(++steps, parameters, w.data(), m.data(), v.data(), gradient.data());
   }
-  store(w, weights);
-  store(m, first);
-  store(v, second);
+  group.store(w, weights);
+  group.store(m, first);
+  group.store(v, second);
 }
 
-// Logits (LANES, count, classes) of all networks on the same `count` images.
-void hyperrep_logits(const int32_t* description, const float* weights, const float* images, int64_t count,
-                     float* logits) {
+// Evaluate on images `begin` to `end`. Adds to `loss` and `correct` as above; `predictions` (models, predictions_stride)
+// may be null.
+void hyperrep_evaluate(const int32_t* description, int64_t first_model, int models, const float* weights,
+                       const float* images, const int64_t* labels, int64_t begin, int64_t end, double* loss,
+                       int64_t* correct, uint8_t* predictions, int64_t predictions_stride, const int32_t* stop) {
+  const NoDenormals guard;
+  const Group group{first_model, models};
   const Network network(description);
   const int classes = network.classes(), pixels = network.pixels();
-  const auto w = load(weights, network.parameters);
+  const auto w = group.load(weights, network.parameters);
+  std::vector<V> probabilities(classes);
   Pass pass(network);
-  for (int64_t position = 0; position < count; position++) {
-    for (int p = 0; p < pixels; p++) pass.image[p] = splat(images[position * pixels + p]);
-    pass.forward(w.data());
-    for (int lane = 0; lane < LANES; lane++)
-      for (int c = 0; c < classes; c++) logits[(lane * count + position) * classes + c] = pass.logits()[c][lane];
-  }
-}
-
-// Mean cross-entropy (LANES) between `targets` (LANES, count, classes; they sum to one) and all networks' outputs on
-// the same `count` images, and its gradient (parameters, LANES).
-void hyperrep_loss_gradient(const int32_t* description, const float* weights, const float* images,
-                            const float* targets, int64_t count, double* loss, float* gradient) {
-  const Network network(description);
-  const int classes = network.classes(), pixels = network.pixels();
-  const auto w = load(weights, network.parameters);
-  std::vector<V> total(network.parameters), logits(classes);
-  Pass pass(network);
-  for (int lane = 0; lane < LANES; lane++) loss[lane] = 0;
-  for (int64_t position = 0; position < count; position++) {
-    for (int p = 0; p < pixels; p++) pass.image[p] = splat(images[position * pixels + p]);
-    pass.forward(w.data());
-    logits = pass.logits();
-    V log_total;
-    softmax(logits.data(), classes, log_total);
-    for (int c = 0; c < classes; c++) {
-      for (int lane = 0; lane < LANES; lane++) {
-        const float target = targets[(lane * count + position) * classes + c];
-        loss[lane] -= (double)target * (pass.logits()[c][lane] - log_total[lane]) / count;
-        logits[c][lane] -= target;
+  for (int64_t next = begin; next < end && !stopped(stop); next += pass.capacity) {
+    const int count = (int)std::min<int64_t>(pass.capacity, end - next);
+    for (int n = 0; n < count; n++) broadcast(images + (next + n) * pixels, pixels, pass.image(n));
+    pass.forward(count, w.data());
+    for (int n = 0; n < count; n++) {
+      const I predicted = predicted_class(pass.logits(n), classes);
+      const int64_t label = labels[next + n];
+      V log_total;
+      softmax(pass.logits(n), classes, probabilities.data(), log_total);
+      for (int lane = 0; lane < models; lane++) {
+        loss[group.row(lane)] += (double)log_total[lane] - pass.logits(n)[label][lane];
+        correct[group.row(lane)] += predicted[lane] == label;
+        if (predictions) predictions[group.row(lane) * predictions_stride + next + n] = (uint8_t)predicted[lane];
       }
-      logits[c] = logits[c] / (float)count;
     }
-    pass.backward(w.data(), logits.data(), total.data());
   }
-  store(total, gradient);
+}
+
+// Logits (models, logits_stride, classes) of images `begin` to `end`.
+void hyperrep_logits(const int32_t* description, int64_t first_model, int models, const float* weights,
+                     const float* images, int64_t begin, int64_t end, float* logits, int64_t logits_stride,
+                     const int32_t* stop) {
+  const NoDenormals guard;
+  const Group group{first_model, models};
+  const Network network(description);
+  const int classes = network.classes(), pixels = network.pixels();
+  const auto w = group.load(weights, network.parameters);
+  Pass pass(network);
+  for (int64_t next = begin; next < end && !stopped(stop); next += pass.capacity) {
+    const int count = (int)std::min<int64_t>(pass.capacity, end - next);
+    for (int n = 0; n < count; n++) broadcast(images + (next + n) * pixels, pixels, pass.image(n));
+    pass.forward(count, w.data());
+    for (int n = 0; n < count; n++)
+      for (int lane = 0; lane < models; lane++)
+        for (int c = 0; c < classes; c++)
+          logits[(group.row(lane) * logits_stride + next + n) * classes + c] = pass.logits(n)[c][lane];
+  }
+}
+
+// Mean cross-entropy (models) between `targets` (models, count, classes; they sum to one) and the networks' outputs on
+// the same `count` images, and its gradient (models, parameters).
+void hyperrep_loss_gradient(const int32_t* description, int64_t first_model, int models, const float* weights,
+                            const float* images, const float* targets, int64_t count, double* loss, float* gradient,
+                            const int32_t* stop) {
+  const NoDenormals guard;
+  const Group group{first_model, models};
+  const Network network(description);
+  const int classes = network.classes(), pixels = network.pixels();
+  const auto w = group.load(weights, network.parameters);
+  std::vector<V> total(network.parameters);
+  Pass pass(network);
+  for (int lane = 0; lane < models; lane++) loss[group.row(lane)] = 0;
+  for (int64_t next = 0; next < count && !stopped(stop); next += pass.capacity) {
+    const int images_now = (int)std::min<int64_t>(pass.capacity, count - next);
+    for (int n = 0; n < images_now; n++) broadcast(images + (next + n) * pixels, pixels, pass.image(n));
+    pass.forward(images_now, w.data());
+    for (int n = 0; n < images_now; n++) {
+      V* logit_gradient = pass.logit_gradient(n);
+      V log_total;
+      softmax(pass.logits(n), classes, logit_gradient, log_total);
+      for (int c = 0; c < classes; c++) {
+        for (int lane = 0; lane < LANES; lane++) {
+          const float target = targets[(group.row(lane) * count + next + n) * classes + c];
+          logit_gradient[c][lane] -= target;
+          if (lane < models)
+            loss[group.row(lane)] -= (double)target * (pass.logits(n)[c][lane] - log_total[lane]) / count;
+        }
+        logit_gradient[c] /= (float)count;
+      }
+    }
+    pass.backward(images_now, w.data(), total.data());
+  }
+  group.store(total, gradient);
 }
 
 }  // extern "C"

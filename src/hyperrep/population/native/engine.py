@@ -3,13 +3,15 @@
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ...networks import SmallCNNConfig
 from ..population import OPTIMIZERS, Evaluation, Population
 from .compile import NativeUnavailable, load_library
@@ -18,7 +20,7 @@ from .compile import NativeUnavailable, load_library
 ACTIVATION_CODES = {"tanh": 0, "relu": 1, "gelu": 2, "sigmoid": 3}
 LARGEST_POOL = 16  # a winner's place in its window fits a byte
 LARGEST_CLASSES = 256  # a predicted class fits a byte
-IMAGES_PER_CALL = 2_000  # how long Ctrl-C may have to wait: a fraction of a second
+SLICES = 16  # of a group's work, so that threads finish together whatever the number of groups
 
 
 class NativeEngine:
@@ -56,90 +58,80 @@ class NativeEngine:
         return cls()
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
-        recipe, count = population.recipe, order.shape[1]
-        description, pixels = _describe(population.network), _floats(images)
-        classes, order_array = _array(labels, np.int64), _array(order, np.int64)
-        learning_rates, weight_decays = (
-            _floats(population.per_model(name)) for name in ("learning_rate", "weight_decay")
-        )
-        loss, correct = np.zeros(len(population)), np.zeros(len(population), np.int64)
-        states = (population.weights, population.first_moment, population.second_moment)
-        # whole batches a call, so that only the epoch's last batch can be a partial one
-        per_call = max(1, IMAGES_PER_CALL // recipe.batch_size) * recipe.batch_size
+        recipe, (models, count) = population.recipe, order.shape
+        description, pixels = _describe(population.network), _pixels(population.network, images)
+        classes, sequence = _classes(population.network, labels), _array(order, np.int64)
+        if count and not (sequence.min() >= 0 and sequence.max() < len(pixels)):
+            raise UserError(
+                f"order runs from {sequence.min()} to {sequence.max()}, but there are {len(pixels)} images."
+            )
+        rates, decays = (_floats(population.per_model(name)) for name in ("learning_rate", "weight_decay"))
+        tensors = (population.weights, population.first_moment, population.second_moment)
+        states = [_floats(tensor).copy() for tensor in tensors]  # so that Ctrl-C leaves the population as it was
+        loss, correct = np.zeros(models), np.zeros(models, np.int64)
 
-        def train(group: np.ndarray, stop: threading.Event) -> Callable[[], None]:
-            lanes = self._pad(group)
-            packed = [_pack(_floats(state)[lanes]) for state in states]
-            lane_order = np.ascontiguousarray(order_array[lanes])
-            lane_loss, lane_correct = np.zeros(self.lanes), np.zeros(self.lanes, np.int64)
-            lane_rates, lane_decays = learning_rates[lanes], weight_decays[lanes]
-            for start in range(0, count, per_call):
-                if stop.is_set():
-                    break
+        def train(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
+            for begin, end in _slices(count, recipe.batch_size):
                 self.library.hyperrep_train(
-                    _pointer(description),
-                    *(_pointer(state) for state in packed),
-                    OPTIMIZERS.index(recipe.optimizer),
-                    _pointer(lane_rates),
-                    _pointer(lane_decays),
+                    *(_pointer(description), ctypes.c_int64(first_model), size),
+                    *(_pointer(state) for state in states),
+                    *(OPTIMIZERS.index(recipe.optimizer), _pointer(rates), _pointer(decays)),
                     ctypes.c_float(recipe.momentum),
-                    ctypes.c_int64(population.steps + start // recipe.batch_size),
-                    _pointer(pixels),
-                    _pointer(classes),
-                    ctypes.c_void_p(lane_order.ctypes.data + 8 * start),
-                    ctypes.c_int64(count),
-                    ctypes.c_int64(min(per_call, count - start)),
+                    ctypes.c_int64(population.steps + begin // recipe.batch_size),
                     ctypes.c_int64(recipe.batch_size),
-                    _pointer(lane_loss),
-                    _pointer(lane_correct),
+                    *(_pointer(pixels), _pointer(classes), _pointer(sequence), ctypes.c_int64(count)),
+                    *(ctypes.c_int64(begin), ctypes.c_int64(end)),
+                    *(_pointer(loss), _pointer(correct), _pointer(stop)),
                 )
+                yield
 
-            def write() -> None:
-                for state, values in zip(states, packed, strict=True):
-                    state[torch.from_numpy(group)] = torch.from_numpy(values.T[: len(group)].copy()).to(state.device)
-                loss[group], correct[group] = lane_loss[: len(group)], lane_correct[: len(group)]
-
-            return write
-
-        for write in self._run(train, len(population)):
-            write()
+        self._run(train, models)
+        for tensor, state in zip(tensors, states, strict=True):
+            tensor.copy_(torch.from_numpy(state))
         population.steps += -(-count // recipe.batch_size)
         return Evaluation(torch.from_numpy(loss / count).float(), torch.from_numpy(correct / count).float())
 
     def evaluate(
         self, network: SmallCNNConfig, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
-        losses, accuracies, classes = [], [], []
-        for chunk in weights.split(self.lanes * self.threads):
-            logits = self.logits(network, chunk, images)
-            targets = labels.expand(len(chunk), -1)
-            losses.append(torch.nn.functional.cross_entropy(logits.mT, targets, reduction="none").mean(1))
-            classes.append(logits.argmax(-1).to(torch.uint8))
-            accuracies.append((classes[-1] == targets).float().mean(1))
-        return Evaluation(torch.cat(losses), torch.cat(accuracies), torch.cat(classes) if predictions else None)
+        description, pixels, source = _describe(network), _pixels(network, images), _floats(weights)
+        classes, count = _classes(network, labels), len(images)
+        loss, correct = np.zeros(len(source)), np.zeros(len(source), np.int64)
+        predicted = np.empty((len(source), count), np.uint8) if predictions else None
+
+        def evaluate(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
+            for begin, end in _slices(count):
+                self.library.hyperrep_evaluate(
+                    *(_pointer(description), ctypes.c_int64(first_model), size, _pointer(source)),
+                    *(_pointer(pixels), _pointer(classes), ctypes.c_int64(begin), ctypes.c_int64(end)),
+                    *(_pointer(loss), _pointer(correct)),
+                    *(_pointer(predicted) if predicted is not None else None, ctypes.c_int64(count), _pointer(stop)),
+                )
+                yield
+
+        self._run(evaluate, len(source))
+        return Evaluation(
+            torch.from_numpy(loss / count).float(),
+            torch.from_numpy(correct / count).float(),
+            torch.from_numpy(predicted) if predicted is not None else None,
+        )
 
     def logits(self, network: SmallCNNConfig, weights: Tensor, images: Tensor) -> Tensor:
         """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images."""
-        description, pixels, source = _describe(network), _floats(images), _floats(weights)
-        result = np.empty((len(weights), len(images), network.num_classes), np.float32)
+        description, pixels, source = _describe(network), _pixels(network, images), _floats(weights)
+        count = len(images)
+        result = np.empty((len(source), count, network.num_classes), np.float32)
 
-        def evaluate(group: np.ndarray, stop: threading.Event) -> None:
-            packed = _pack(source[self._pad(group)])
-            for start in range(0, len(images), IMAGES_PER_CALL):
-                if stop.is_set():
-                    return
-                part = pixels[start : start + IMAGES_PER_CALL]
-                outputs = np.empty((self.lanes, len(part), network.num_classes), np.float32)
+        def evaluate(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
+            for begin, end in _slices(count):
                 self.library.hyperrep_logits(
-                    _pointer(description),
-                    _pointer(packed),
-                    _pointer(part),
-                    ctypes.c_int64(len(part)),
-                    _pointer(outputs),
+                    *(_pointer(description), ctypes.c_int64(first_model), size, _pointer(source), _pointer(pixels)),
+                    *(ctypes.c_int64(begin), ctypes.c_int64(end)),
+                    *(_pointer(result), ctypes.c_int64(count), _pointer(stop)),
                 )
-                result[group, start : start + len(part)] = outputs[: len(group)]
+                yield
 
-        self._run(evaluate, len(weights))
+        self._run(evaluate, len(source))
         return torch.from_numpy(result)
 
     def loss_and_gradient(
@@ -156,42 +148,52 @@ class NativeEngine:
         Returns:
             `tuple[Tensor, Tensor]`: (models,) and (models, num_params).
         """
-        description, pixels, source, wanted = _describe(network), _floats(images), _floats(weights), _floats(targets)
-        loss, gradient = np.empty(len(weights)), np.empty_like(source)
+        description, pixels, source = _describe(network), _pixels(network, images), _floats(weights)
+        wanted = _floats(targets.expand(len(source), len(images), network.num_classes))
+        loss, gradient = np.empty(len(source)), np.empty_like(source)
 
-        def differentiate(group: np.ndarray, stop: threading.Event) -> None:
-            lanes = self._pad(group)
-            packed, lane_targets = _pack(source[lanes]), np.ascontiguousarray(wanted[lanes])
-            lane_loss, lane_gradient = np.empty(self.lanes), np.empty_like(packed)
+        def differentiate(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
             self.library.hyperrep_loss_gradient(
-                _pointer(description),
-                _pointer(packed),
-                _pointer(pixels),
-                _pointer(lane_targets),
-                ctypes.c_int64(len(images)),
-                _pointer(lane_loss),
-                _pointer(lane_gradient),
+                *(_pointer(description), ctypes.c_int64(first_model), size, _pointer(source), _pointer(pixels)),
+                *(_pointer(wanted), ctypes.c_int64(len(images)), _pointer(loss), _pointer(gradient), _pointer(stop)),
             )
-            loss[group], gradient[group] = lane_loss[: len(group)], lane_gradient.T[: len(group)]
+            yield
 
-        self._run(differentiate, len(weights))
+        self._run(differentiate, len(source))
         return torch.from_numpy(loss).float(), torch.from_numpy(gradient)
 
-    def _pad(self, group: np.ndarray) -> np.ndarray:
-        """A full group of lanes: the last network again where models run out."""
-        return np.concatenate([group, np.full(self.lanes - len(group), group[-1])])
+    def _run(self, work, models: int) -> None:
+        """Run `work(first_model, size, stop)` for every group of lanes, a slice at a time, in threads.
 
-    def _run(self, work: Callable, models: int) -> list:
-        """Work on groups of lanes in threads; ctypes lets go of Python's lock. Ctrl-C stops all of them."""
-        groups = [np.arange(i, min(i + self.lanes, models)) for i in range(0, models, self.lanes)]
-        stop = threading.Event()
+        ctypes lets go of Python's lock during a slice. On an error, or Ctrl-C, `stop` turns one and every thread
+        returns after its current batch.
+        """
+        stop = np.zeros(1, np.int32)
+        waiting = deque(work(i, min(self.lanes, models - i), stop) for i in range(0, models, self.lanes))
+        turn = threading.Lock()
+
+        def take_turns() -> None:
+            while not stop[0]:
+                with turn:
+                    if not waiting:
+                        return  # whoever still holds a group goes on with it
+                    group = waiting.popleft()
+                if next(group, "finished") != "finished":
+                    waiting.append(group)
+
         with ThreadPoolExecutor(self.threads) as pool:
-            futures = [pool.submit(work, group, stop) for group in groups]
             try:
-                return [future.result() for future in futures]
-            except BaseException:
-                stop.set()
-                raise
+                for thread in [pool.submit(take_turns) for _ in range(min(self.threads, len(waiting)))]:
+                    thread.result()
+            finally:
+                stop[0] = 1
+
+
+def _slices(count: int, batch_size: int = 1) -> Iterator[tuple[int, int]]:
+    """Begin and end of SLICES parts of 0 ... count - 1, in whole batches: only the very last may be partial."""
+    step = max(1, -(-count // (SLICES * batch_size))) * batch_size
+    for begin in range(0, count, step):
+        yield begin, min(begin + step, count)
 
 
 def _describe(network: SmallCNNConfig) -> np.ndarray:
@@ -210,17 +212,28 @@ def _describe(network: SmallCNNConfig) -> np.ndarray:
     return np.array([*numbers, ACTIVATION_CODES[network.hidden_act]], np.int32)
 
 
+def _pixels(network: SmallCNNConfig, images: Tensor) -> np.ndarray:
+    """Images as an array, once their shape is known to be what the kernels will read."""
+    expected = (network.num_channels, network.image_size, network.image_size)
+    if images.shape[1:] != expected:
+        raise UserError(f"images are {tuple(images.shape[1:])}, but the network takes {expected}.")
+    return _floats(images)
+
+
+def _classes(network: SmallCNNConfig, labels: Tensor) -> np.ndarray:
+    if len(labels) and not (labels.min() >= 0 and labels.max() < network.num_classes):
+        raise UserError(
+            f"labels run from {labels.min()} to {labels.max()}, but the network has {network.num_classes} classes."
+        )
+    return _array(labels, np.int64)
+
+
 def _array(tensor: Tensor, dtype: type) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype)
 
 
 def _floats(tensor: Tensor) -> np.ndarray:
     return _array(tensor, np.float32)
-
-
-def _pack(rows: np.ndarray) -> np.ndarray:
-    """(lanes, num_params) to (num_params, lanes)."""
-    return np.ascontiguousarray(rows.T)
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:

@@ -4,12 +4,9 @@
 #include <cmath>
 #include <vector>
 
-#include "layers.h"
-
-struct Linear {
-  int inputs, outputs;
-  int weights() const { return inputs * outputs; }
-};
+#include "convolution.h"
+#include "functions.h"
+#include "linear.h"
 
 // Architecture, read from a flat list of integers:
 // number of convolutions, (inputs, size, outputs, kernel, pool) each, number of linear layers, (inputs, outputs) each,
@@ -33,88 +30,99 @@ struct Network {
   int classes() const { return linears.back().outputs; }
 };
 
-// Activations, slopes and gradients of one image, for LANES networks. Small enough to stay in the second-level cache.
+// Values and gradients of a few images on their way through LANES networks. It holds as many images as stay in the
+// second-level cache: one for the poster's network, more for a small MLP, whose weights are then loaded less often.
 class Pass {
  public:
-  explicit Pass(const Network& network) : network(network), image(network.pixels()) {
-    size_t dense_size = 0, largest = network.pixels();
+  explicit Pass(const Network& network) : network(network) {
+    counts.push_back(network.pixels());
+    size_t map_size = 0;
     for (const auto& c : network.convolutions) {
-      add_layer(c.output_count(), c.pool > 1 ? c.output_count() : 0);
-      dense_size = std::max(dense_size, (size_t)c.outputs * c.map() * c.map());
-      largest = std::max(largest, (size_t)c.output_count());
+      counts.push_back(c.output_count());
+      map_size = std::max(map_size, (size_t)c.outputs * c.map() * c.map());
     }
-    for (const auto& l : network.linears) {
-      add_layer(l.outputs, 0);
-      largest = std::max(largest, (size_t)l.outputs);
-    }
-    dense.resize(dense_size);
-    gradient.resize(largest);
-    next_gradient.resize(largest);
+    for (const auto& l : network.linears) counts.push_back(l.outputs);
+    size_t total = 0, largest = 0;
+    for (size_t count : counts) total += count, largest = std::max(largest, count);
+    capacity = std::clamp((int)(CACHE / (total * sizeof(V))), 1, 8);
+    for (size_t count : counts) values.emplace_back(capacity * count);
+    slopes.resize(counts.size());
+    if (network.activation == GELU)
+      for (size_t layer = 1; layer + 1 < counts.size(); layer++) slopes[layer].resize(capacity * counts[layer]);
+    for (const auto& c : network.convolutions) winners.emplace_back(c.pool > 1 ? capacity * c.output_count() : 0);
+    dense.resize(map_size);
+    gradient.resize(capacity * largest);
+    next_gradient.resize(capacity * largest);
   }
 
-  std::vector<V>& logits() { return values.back(); }
+  V* image(int n) { return values.front().data() + n * network.pixels(); }
+  const V* logits(int n) const { return values.back().data() + n * network.classes(); }
+  V* logit_gradient(int n) { return gradient.data() + n * network.classes(); }
 
-  void forward(const V* weights) {
-    const V* in = image.data();
+  // From `images` images to their logits.
+  void forward(int images, const V* weights) {
     size_t layer = 0;
     for (const auto& c : network.convolutions) {
-      convolve(c, in, weights, weights + c.weights(), values[layer].data(), winners[layer].data());
-      activate_all(network.activation, c.output_count(), values[layer].data(), slopes[layer].data());
-      in = values[layer++].data();
+      for (int n = 0; n < images; n++)
+        convolve(c, value(layer, n), weights, weights + c.weights(), value(layer + 1, n), winner(layer, n));
+      apply_activation(++layer, images);
       weights += c.weights() + c.outputs;
     }
     for (const auto& l : network.linears) {
-      multiply(l.inputs, l.outputs, in, weights, weights + l.weights(), values[layer].data());
-      if (layer + 1 < values.size())
-        activate_all(network.activation, l.outputs, values[layer].data(), slopes[layer].data());
-      in = values[layer++].data();
+      multiply(l, images, value(layer, 0), weights, weights + l.weights(), value(layer + 1, 0));
+      if (++layer + 1 < values.size()) apply_activation(layer, images);
       weights += l.weights() + l.outputs;
     }
   }
 
-  // Add the image's share to the weights' gradient. `logit_gradient` is the loss's gradient by the logits.
-  void backward(const V* weights, const V* logit_gradient, V* weight_gradient) {
+  // From the logits' gradient, which the caller has left in logit_gradient(n), to the weights': added to
+  // `weight_gradient`.
+  void backward(int images, const V* weights, V* weight_gradient) {
     weights += network.parameters;
     weight_gradient += network.parameters;
-    std::copy(logit_gradient, logit_gradient + network.classes(), gradient.begin());
-    size_t layer = values.size();
+    size_t layer = values.size() - 1;
     for (auto l = network.linears.rbegin(); l != network.linears.rend(); ++l) {
-      step_back(--layer, l->outputs, weights, weight_gradient, l->weights());
-      V* below = layer > 0 ? next_gradient.data() : nullptr;
-      multiply_backward(l->inputs, l->outputs, input_of(layer), weights, gradient.data(), weight_gradient,
-                        weight_gradient + l->weights(), below);
+      if (layer + 1 < values.size()) undo_activation(layer, images);
+      layer--;
+      weights -= l->weights() + l->outputs;
+      weight_gradient -= l->weights() + l->outputs;
+      multiply_backward(*l, images, value(layer, 0), weights, gradient.data(), weight_gradient,
+                        weight_gradient + l->weights(), layer > 0 ? next_gradient.data() : nullptr);
       gradient.swap(next_gradient);
     }
     for (auto c = network.convolutions.rbegin(); c != network.convolutions.rend(); ++c) {
-      step_back(--layer, c->outputs, weights, weight_gradient, c->weights());
-      V* below = layer > 0 ? next_gradient.data() : nullptr;
-      convolve_backward(*c, input_of(layer), weights, gradient.data(), winners[layer].data(), dense.data(),
-                        weight_gradient, weight_gradient + c->weights(), below);
+      undo_activation(layer, images);
+      layer--;
+      weights -= c->weights() + c->outputs;
+      weight_gradient -= c->weights() + c->outputs;
+      for (int n = 0; n < images; n++)
+        convolve_backward(*c, value(layer, n), weights, gradient.data() + n * c->output_count(), winner(layer, n),
+                          dense.data(), weight_gradient, weight_gradient + c->weights(),
+                          layer > 0 ? next_gradient.data() + n * c->input_count() : nullptr);
       gradient.swap(next_gradient);
     }
   }
 
-  const Network& network;
-  std::vector<V> image;
+  int capacity;  // images at once
 
  private:
-  void add_layer(int count, int pooled) {
-    values.emplace_back(count);
-    slopes.emplace_back(count);
-    winners.emplace_back(pooled);
+  static constexpr size_t CACHE = 256 << 10;  // bytes
+
+  V* value(size_t layer, int n) { return values[layer].data() + n * counts[layer]; }
+  Byte* winner(size_t layer, int n) { return winners[layer].data() + (winners[layer].empty() ? 0 : n * counts[layer + 1]); }
+
+  void apply_activation(size_t layer, int images) {
+    activate(network.activation, images * counts[layer], values[layer].data(), slopes[layer].data());
+  }
+  void undo_activation(size_t layer, int images) {
+    activate_backward(network.activation, images * counts[layer], values[layer].data(), slopes[layer].data(),
+                      gradient.data());
   }
 
-  // Move to the layer below: its weights end where those of the layer above began. Then back through its activation.
-  void step_back(size_t layer, int outputs, const V*& weights, V*& weight_gradient, int count) {
-    weights -= count + outputs;
-    weight_gradient -= count + outputs;
-    if (layer + 1 == values.size()) return;  // logits have no activation
-    for (size_t i = 0; i < values[layer].size(); i++) gradient[i] *= slopes[layer][i];
-  }
-
-  const V* input_of(size_t layer) const { return layer > 0 ? values[layer - 1].data() : image.data(); }
-
-  std::vector<std::vector<V>> values, slopes;  // after the activation, and its derivative; one a layer
+  const Network& network;
+  std::vector<size_t> counts;          // numbers an image has in each layer; layer 0 is the image
+  std::vector<std::vector<V>> values;  // of each layer, after the activation
+  std::vector<std::vector<V>> slopes;  // of each layer's activation, where the values do not tell
   std::vector<std::vector<Byte>> winners;
   std::vector<V> dense, gradient, next_gradient;
 };
@@ -131,7 +139,7 @@ struct Update {
   // One step with torch.optim's formulas; the gradient is set to zero for the next batch.
   void operator()(int64_t step, int count, V* weights, V* first, V* second, V* gradient) const {
     const float correction1 = (float)(1.0 - std::pow(0.9, (double)step));
-    const float correction2 = (float)std::sqrt(1.0 - std::pow(0.999, (double)step));
+    const float inverse_correction2 = (float)(1.0 / std::sqrt(1.0 - std::pow(0.999, (double)step)));
     const V step_size = learning_rate / correction1;
     const V shrink = 1.0f - learning_rate * weight_decay;
     for (int i = 0; i < count; i++) {
@@ -150,7 +158,7 @@ struct Update {
       V v = 0.999f * second[i] + 0.001f * (g * g);
       first[i] = m;
       second[i] = v;
-      weights[i] = w - step_size * m / (square_root(v) / correction2 + 1e-8f);
+      weights[i] = w - step_size * m / (square_root(v) * inverse_correction2 + 1e-8f);
     }
   }
 };

@@ -1,25 +1,28 @@
 // Lanes: one vector register holds the same number of LANES different networks.
 //
-// GCC and Clang vector extensions, so one source serves AVX-512, AVX2, SSE2 and Arm. Nothing here ever mixes lanes:
-// a network's arithmetic is the same whatever its neighbours are.
+// GCC and Clang vector extensions, so one source serves AVX-512, AVX2, SSE2 and Arm; intrinsics only where a compiler
+// misses an instruction that matters. Nothing here ever mixes lanes, except the loading of images: a network's
+// arithmetic is the same whatever its neighbours are.
 #pragma once
 
 #include <cstdint>
-#ifdef __AVX512F__
+#include <type_traits>
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#define HYPERREP_AVX512
+constexpr int LANES = 16, REGISTERS = 32;
 #elif defined(__AVX__)
-constexpr int LANES = 8;
+constexpr int LANES = 8, REGISTERS = 16;
 #else
-constexpr int LANES = 4;
+constexpr int LANES = 4, REGISTERS = 16;
 #endif
 
-typedef float V __attribute__((vector_size(4 * LANES)));        // one float a network
-typedef int32_t I __attribute__((vector_size(4 * LANES)));      // one integer, or comparison mask, a network
-typedef uint8_t Byte __attribute__((vector_size(LANES)));       // a small index a network
+typedef float V __attribute__((vector_size(4 * LANES)));    // one float a network
+typedef int32_t I __attribute__((vector_size(4 * LANES)));  // one integer, or the result of a comparison, a network
+typedef uint8_t Byte __attribute__((vector_size(LANES)));   // a small index a network
 
 #define INLINE inline __attribute__((always_inline))
 
@@ -28,18 +31,17 @@ INLINE V select(I mask, V yes, V no) { return mask ? yes : no; }
 INLINE V absolute(V x) { return (V)((I)x & 0x7fffffff); }
 INLINE V copy_sign(V magnitude, V sign) { return (V)((I)magnitude | ((I)sign & (int32_t)0x80000000)); }
 
-// 1/x to about one unit in the last place. The hardware estimate and one Newton step take a third of a division.
-INLINE V reciprocal(V x) {
-#ifdef __AVX512F__
-  V estimate = (V)_mm512_rcp14_ps((__m512)x);
-  return estimate + estimate * (1.0f - x * estimate);
+// The smaller of limit and x; NaN stays NaN.
+INLINE V at_most(float limit, V x) {
+#ifdef HYPERREP_AVX512
+  return (V)_mm512_min_ps((__m512)splat(limit), (__m512)x);
 #else
-  return 1.0f / x;
+  return select(x > limit, splat(limit), x);
 #endif
 }
 
 INLINE V square_root(V x) {
-#ifdef __AVX512F__
+#ifdef HYPERREP_AVX512
   return (V)_mm512_sqrt_ps((__m512)x);
 #else
   V root;
@@ -48,72 +50,89 @@ INLINE V square_root(V x) {
 #endif
 }
 
-// exp(x), about one unit in the last place; x is clamped to [-87, 88], where the result is a normal number.
-INLINE V exponential(V x) {
-  x = select(x > 88.0f, splat(88.0f), x);
-  x = select(x < -87.0f, splat(-87.0f), x);
-  const float round = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it rounds to the nearest integer
-  V n = (x * 1.44269504088896341f + round) - round;
-  V r = x - n * 0.693359375f;  // ln 2 in two parts, so that x - n ln 2 is exact
-  r = r + n * 2.12194440e-4f;
-  V p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  I exponent = (__builtin_convertvector(n, I) + 127) << 23;
-  return p * (V)exponent;  // a product, so that NaN stays NaN
+// 1/x to about one unit in the last place, for x neither zero nor infinite. The hardware's estimate and one Newton step
+// take a third of a division.
+INLINE V reciprocal(V x) {
+#ifdef HYPERREP_AVX512
+  V estimate = (V)_mm512_rcp14_ps((__m512)x);
+  return estimate + estimate * (1.0f - x * estimate);
+#else
+  return 1.0f / x;
+#endif
 }
 
-// tanh(x) to about two units in the last place, deep into saturation: networks that start from U(0, 1) live there,
-// and learn through what is left of 1 - tanh^2.
-INLINE V hyperbolic_tangent(V x) {
-  V a = absolute(x);
-  V z = x * x;
-  V p = splat(-5.70498872745e-3f);  // odd polynomial for |x| < 0.625
-  p = p * z + 2.06390887954e-2f;
-  p = p * z - 5.37397155531e-2f;
-  p = p * z + 1.33314422036e-1f;
-  p = p * z - 3.33332819422e-1f;
-  V small = p * z * x + x;
-  V large = 1.0f - 2.0f * reciprocal(exponential(2.0f * select(a > 44.0f, splat(44.0f), a)) + 1.0f);
-  return select(a < 0.625f, small, copy_sign(large, x));
+// A comparison that many selections share. AVX-512 keeps it in a mask register of its own.
+#ifdef HYPERREP_AVX512
+typedef __mmask16 Mask;
+INLINE Mask mask_of(I comparison) { return _mm512_movepi32_mask((__m512i)comparison); }
+INLINE V choose(Mask mask, V yes, V no) { return (V)_mm512_mask_blend_ps(mask, (__m512)no, (__m512)yes); }
+#else
+typedef I Mask;
+INLINE Mask mask_of(I comparison) { return comparison; }
+INLINE V choose(Mask mask, V yes, V no) { return mask ? yes : no; }
+#endif
+
+// While it lives, numbers below 1e-38 count as zero on x86. Saturated networks have such gradients and moments in
+// plenty; the processor takes a hundred times longer over them, and no weight can tell the difference.
+class NoDenormals {
+#if defined(__x86_64__)
+ public:
+  NoDenormals() { _mm_setcsr(before | 0x8040); }
+  ~NoDenormals() { _mm_setcsr(before); }
+
+ private:
+  const unsigned before = _mm_getcsr();
+#else
+ public:
+  NoDenormals() {}
+#endif
+};
+
+// ------------------------------------------------------------------------------------------------- loading images
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (I){__VA_ARGS__})
+#endif
+
+// The lower halves of a and b like the two sides of a zip, and the upper halves.
+INLINE void zip(V a, V b, V& lower, V& upper) {
+#if defined(HYPERREP_AVX512)
+  lower = SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  upper = SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX__)
+  lower = SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  upper = SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  lower = SHUFFLE(a, b, 0, 4, 1, 5);
+  upper = SHUFFLE(a, b, 2, 6, 3, 7);
+#endif
 }
 
-// erf(x), for the exact GELU.
-INLINE V error_function(V x) {
-  V z = x * x;
-  V t = splat(7.853861353153693e-5f);  // |x| < 1
-  t = t * z - 8.010193625184903e-4f;
-  t = t * z + 5.188327685732524e-3f;
-  t = t * z - 2.685381193529856e-2f;
-  t = t * z + 1.128358514861418e-1f;
-  t = t * z - 3.761262582423300e-1f;
-  t = t * z + 1.128379165726710f;
-  V small = x * t;
+INLINE V load(const float* from) {
+  V value;
+  __builtin_memcpy(&value, from, sizeof(V));
+  return value;
+}
 
-  V a = absolute(x);
-  V q = 1.0f / select(a < 1.0f, splat(1.0f), a);
-  V y = q * q;
-  V near = splat(2.326819970068386e-2f);  // erfc for 1 <= |x| < 2
-  near = near * y - 1.387039388740657e-1f;
-  near = near * y + 3.687424674597105e-1f;
-  near = near * y - 5.824733027278666e-1f;
-  near = near * y + 6.210004621745983e-1f;
-  near = near * y - 4.944515323274145e-1f;
-  near = near * y + 3.404879937665872e-1f;
-  near = near * y - 2.741127028184656e-1f;
-  near = near * y + 5.638259427386472e-1f;
-  V far = splat(-1.047766399936249e+1f);  // erfc for |x| >= 2
-  far = far * y + 1.297719955372516e+1f;
-  far = far * y - 7.495518717768503f;
-  far = far * y + 2.921019019210786f;
-  far = far * y - 1.015265279202700f;
-  far = far * y + 4.218463358204948e-1f;
-  far = far * y - 2.820767439740514e-1f;
-  far = far * y + 5.641895067754075e-1f;
-  V large = 1.0f - exponential(-z) * q * select(a < 2.0f, near, far);
-  return select(a < 1.0f, small, copy_sign(large, x));
+INLINE void store(V value, float* to) { __builtin_memcpy(to, &value, sizeof(V)); }
+
+// Each row's numbers into the lane of its number: to[i][lane] = rows[lane][i].
+inline void interleave(const float* const* rows, int count, V* to) {
+  int i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    V block[LANES], zipped[LANES];
+    for (int lane = 0; lane < LANES; lane++) block[lane] = load(rows[lane] + i);
+#pragma GCC unroll 4
+    for (int half = 1; half < LANES; half *= 2) {  // log2(LANES) perfect shuffles transpose a square
+#pragma GCC unroll 8
+      for (int k = 0; k < LANES / 2; k++) zip(block[k], block[k + LANES / 2], zipped[2 * k], zipped[2 * k + 1]);
+#pragma GCC unroll 16
+      for (int k = 0; k < LANES; k++) block[k] = zipped[k];
+    }
+    for (int k = 0; k < LANES; k++) to[i + k] = block[k];
+  }
+  for (; i < count; i++)
+    for (int lane = 0; lane < LANES; lane++) to[i][lane] = rows[lane][i];
 }
