@@ -263,49 +263,41 @@ def test_gradient_for_every_kernel_and_pool(kernel_size, pool_size):
     assert_gradient_equals_autograd(network, initial_weights(network, [0, 1]), random_images(network, 4)[0], atol=3e-6)
 
 
-def test_the_first_of_equals_wins_a_pool_as_in_pytorch():
-    """Ties are exact here: pixels are 0 or 1 and the kernel is one weight, so that rounding cannot break them."""
-    network = SmallCNNConfig(
-        image_size=6,
-        conv_channels=[2, 1],
-        conv_kernel_sizes=[1, 1],
-        pool_sizes=[2, 3],
-        hidden_sizes=[],
-        num_labels=2,
-        hidden_act="relu",
-    )
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 2, (20, 1, 6, 6), generator=generator).float()
-    layout = WeightLayout.of(SmallCNNForImageClassification(network))
-    tensors = layout.unvectorize(torch.zeros(layout.num_params))
-    tensors["convs.0.weight"][:] = torch.tensor([2.0, -1.0]).reshape(2, 1, 1, 1)  # -1: zeros and ones change roles
-    tensors["convs.0.bias"][:] = 1.5
-    tensors["convs.1.weight"][:] = torch.tensor([1.0, 0.5]).reshape(1, 2, 1, 1)
-    tensors["linears.0.weight"][:] = torch.tensor([[1.0], [-1.0]])
-    assert_gradient_equals_autograd(network, layout.vectorize(tensors)[None], images)
-
-
 @pytest.mark.parametrize("pool_size", [2, 3])
-def test_a_tie_sends_its_gradient_to_one_pixel_alone(pool_size):
-    """The gradient of the first layer's weight sees which pixel won: a position code tells the pixels apart."""
+def test_the_first_of_equals_wins_a_pool_as_in_pytorch(pool_size):
+    """Ties are exact: pixels are 0 or 1 and a kernel is one weight, so rounding cannot break them. A second channel,
+    which the weights do not see but their gradient does, tells the pixels apart."""
     network = SmallCNNConfig(
         num_channels=2,
-        image_size=pool_size,
-        conv_channels=[1],
+        image_size=2 * pool_size,
+        conv_channels=[3],
         conv_kernel_sizes=[1],
         pool_sizes=[pool_size],
         hidden_sizes=[],
         num_labels=2,
         hidden_act="relu",
+        initializer="normal",
     )
-    image = torch.ones(1, 2, pool_size, pool_size)
-    image[0, 1] = torch.arange(1.0, pool_size**2 + 1).reshape(pool_size, pool_size)  # seen only by a weight of zero
-    weights = torch.tensor([[1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0]])
-    targets = torch.tensor([[[0.0, 1.0]]])
-    _, gradient = NativeEngine(threads=1).loss_and_gradient(network, weights, image, targets)
-    first, position = gradient[0, :2]
-    assert (position / first).item() == pytest.approx(1.0)  # the first pixel's code, not a mean or the last
-    torch.testing.assert_close(gradient[0].double(), autograd(network, weights[0], image, targets[0])[1])
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 2, (20, 2, 2 * pool_size, 2 * pool_size), generator=generator).float()
+    images[:, 1] = torch.randn(images[:, 1].shape, generator=generator)
+    layout = WeightLayout.of(SmallCNNForImageClassification(network))
+    tensors = layout.unvectorize(initial_weights(network, [0]))
+    tensors["convs.0.weight"][0, :, 0, 0, 0] = torch.tensor([2.0, -1.0, 0.5])  # -1: zeros and ones change roles
+    tensors["convs.0.weight"][0, :, 1] = 0.0
+    tensors["convs.0.bias"][:] = 1.5
+    assert_gradient_equals_autograd(network, layout.vectorize(tensors), images)
+
+
+@pytest.mark.parametrize("pool_size", [2, 3])
+def test_nan_wins_a_pool_as_in_pytorch(pool_size):
+    """One bad pixel, at the end of a window, must show in the outputs instead of vanishing in a maximum."""
+    network = SmallCNNConfig(**NETWORK | {"pool_sizes": [pool_size, 1]})
+    images, labels = random_images(network, 3)
+    images[1, 0, 7, 7] = torch.nan
+    weights = initial_weights(network, [0])
+    logits = NativeEngine(threads=1).logits(network, weights, images)[0]
+    assert logits.isnan().any(dim=1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.4242])

@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from .errors import UserError
-from .hub import push_folder, resolve_folder
+from .hub import push_folder
 from .representation import HyperRepModel
 from .representation.batched import decode_rows
+from .representation.loading import load_representation
 from .samplers import SAMPLER_FOLDER, Sampler, load_sampler
 from .version import __version__
 from .weights import WeightLayout
@@ -126,8 +127,7 @@ class HyperRepPipeline:
         Raises:
             UserError: if there is no such repository, or it lacks a sampler, or holds a pickle in place of weights.
         """
-        folder, commit = resolve_folder(str(repo), revision=revision, token=token)
-        model = HyperRepModel.from_pretrained(folder)
+        model, folder, commit = load_representation(repo, revision, token)
         sampler = load_sampler(folder / SAMPLER_FOLDER)
         return cls(model, sampler, source=str(repo), revision=commit)
 

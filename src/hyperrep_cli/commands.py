@@ -13,6 +13,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 evaluate_app = typer.Typer(help="Measure generated networks.", no_args_is_help=True)
 
 
+def _hide_small_bars() -> None:
+    """transformers draws a bar for every small file it reads or writes; ours show the work that takes time."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
 def train_representation(
     config: Annotated[Path, typer.Argument(help="YAML file of model and training settings.")],
     zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
@@ -26,6 +33,7 @@ def train_representation(
     """Train a hyper-representation on a zoo (one process; for several: accelerate launch scripts/train.py)."""
     from hyperrep.training import TrainingConfig, train
 
+    _hide_small_bars()
     train(TrainingConfig.from_yaml(config), zoo, output, resume=resume, overwrite=overwrite, images=images)
 
 
@@ -49,6 +57,7 @@ def sample(
     from hyperrep import HyperRepPipeline
     from hyperrep.samplers import refit
 
+    _hide_small_bars()
     pipe = HyperRepPipeline.from_pretrained(representation, revision=revision)
     pipe.sampler = refit(pipe.sampler, method, variant=variant, top=top, bandwidth=bandwidth)
     networks = pipe(num_models, generator=torch.Generator().manual_seed(seed))
@@ -78,6 +87,7 @@ def finetune(
     from hyperrep.evaluation.finetune import FinetuneSettings
     from hyperrep.evaluation.report import run_finetune
 
+    _hide_small_bars()
     settings = FinetuneSettings(num_models=num_models, epochs=epochs, top=top, bandwidth=bandwidth, seed=seed)
     run_finetune(representation, zoo, images, settings, engine, output, overwrite)
 

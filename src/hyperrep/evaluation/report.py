@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..hub import resolve_folder
 from ..population import choose_engine
-from ..representation import HyperRepModel
+from ..representation.loading import load_representation
 from ..zoo import load_zoo, zoo_images
 from .finetune import FinetuneSettings, evaluate_finetune
 from .plots import plot_finetune
@@ -31,7 +30,7 @@ def run_finetune(
     Raises:
         UserError: if results exist and `overwrite` is not set, or no output folder is given for a Hub id.
     """
-    folder, revision = resolve_folder(representation, repo_type="model")
+    model, folder, revision = load_representation(representation)
     if output is None:
         if not Path(representation).is_dir():
             raise UserError(f"{representation} is on the Hub: say where the results go with --output.")
@@ -41,7 +40,6 @@ def run_finetune(
         raise UserError(f"{results_path} exists; replace it with --overwrite or choose another --output.")
     zoo = load_zoo(zoo_path)
     images = zoo_images(zoo, images_source)
-    model = HyperRepModel.from_pretrained(folder)
     engine = choose_engine(engine_name, zoo.config.network_config())
     source = folder.resolve().name if Path(representation).is_dir() else representation
     progress_folder = output / ".finetune"

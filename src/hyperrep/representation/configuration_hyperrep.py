@@ -84,7 +84,7 @@ class HyperRepConfig(PreTrainedConfig):
         temperature (`float`, *optional*, defaults to 0.1): of NT-Xent.
         normalize_loss (`bool`, *optional*, defaults to `True`): layer-wise loss normalisation: each layer's squared
             error is divided by the variance of that layer's weights over the zoo (poster, L_MSE).
-        standardize_weights (`bool`, *optional*, defaults to `True`): show the encoder each layer less its mean and
+        standardize_weights (`bool`, *optional*, defaults to `False`): show the encoder each layer less its mean and
             divided by its standard deviation over the zoo, and undo it after the decoder. The paper feeds raw
             weights. The loss is the same formula either way.
 
@@ -122,7 +122,7 @@ class HyperRepConfig(PreTrainedConfig):
     temperature: float | int = 0.1
 
     normalize_loss: bool = True
-    standardize_weights: bool = True
+    standardize_weights: bool = False
 
     def __post_init__(self, **kwargs: Any):
         # JSON knows no tuples; a layout written as tuples must compare equal to the one that comes back from the Hub

@@ -45,9 +45,9 @@ INLINE void correlate(const Convolution& c, const V* corner, const V* weight, co
 
 // Keep the larger of two values and its place in the window. The first of equals wins, and NaN over all, as in PyTorch.
 INLINE void keep_larger(V value, int place, V& best, I& which) {
-  I better = (value > best) | (value != value);
-  best = select(better, value, best);
-  which = better ? (I{} + place) : which;
+  Mask better = is_larger(value, best) | is_nan(value);
+  best = choose(better, value, best);
+  which = choose(better, I{} + place, which);
 }
 
 // BLOCK channels of a convolution and its pool. The map before pooling is never written.
@@ -79,7 +79,7 @@ void convolve_pooled(const Convolution& c, const V* in, const V* weight, const V
       for (int o = 0; o < BLOCK; o++) {
         const int place = (o * pooled + py) * pooled + px;
         out[place] = best[o];
-        winner[place] = __builtin_convertvector(which[o], Byte);
+        winner[place] = narrow(which[o]);
       }
     }
   }
@@ -146,8 +146,7 @@ INLINE void pooled_gradient_rows(const Convolution& c, int first_row, int begin,
     for (int px = 0; px < pooled; px++) {
       const V* corner = in + (2 * py + first_row) * c.size + 2 * px;
       V g = gradient[py * pooled + px];
-      I which = __builtin_convertvector(winner[py * pooled + px], I);
-      Mask right = mask_of((which & 1) != 0), lower = mask_of(which >= 2);
+      Mask right = has_bit(winner[py * pooled + px], 1), lower = has_bit(winner[py * pooled + px], 2);
       V left_gradient = choose(right, V{}, g), right_gradient = choose(right, g, V{});
 #pragma GCC unroll 8
       for (int x = 0; x <= K; x++) {
@@ -255,7 +254,7 @@ inline void unpool(const Convolution& c, const V* gradient, const Byte* winner, 
     for (int p = 0; p < pooled * pooled; p++) {
       V* corner = dense + (o * map + p / pooled * c.pool) * map + p % pooled * c.pool;
       V g = gradient[o * pooled * pooled + p];
-      I which = __builtin_convertvector(winner[o * pooled * pooled + p], I);
+      I which = widen(winner[o * pooled * pooled + p]);
       for (int k = 0; k < c.pool * c.pool; k++) corner[k / c.pool * map + k % c.pool] = select(which == k, g, V{});
     }
   }

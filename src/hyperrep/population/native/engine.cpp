@@ -55,9 +55,9 @@ I predicted_class(const V* logits, int classes) {
   V best = logits[0];
   I which = I{};
   for (int c = 1; c < classes; c++) {
-    I better = ((logits[c] > best) | (logits[c] != logits[c])) & (best == best);
-    best = select(better, logits[c], best);
-    which = better ? (I{} + c) : which;
+    Mask better = (is_larger(logits[c], best) | is_nan(logits[c])) & ~is_nan(best);
+    best = choose(better, logits[c], best);
+    which = choose(better, I{} + c, which);
   }
   return which;
 }

@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define HYPERREP_AVX512
 constexpr int LANES = 16, REGISTERS = 32;
 #elif defined(__AVX__)
@@ -61,15 +61,30 @@ INLINE V reciprocal(V x) {
 #endif
 }
 
-// A comparison that many selections share. AVX-512 keeps it in a mask register of its own.
+// A comparison whose result many selections share. AVX-512 keeps it in a mask register of its own.
 #ifdef HYPERREP_AVX512
 typedef __mmask16 Mask;
-INLINE Mask mask_of(I comparison) { return _mm512_movepi32_mask((__m512i)comparison); }
 INLINE V choose(Mask mask, V yes, V no) { return (V)_mm512_mask_blend_ps(mask, (__m512)no, (__m512)yes); }
+INLINE I choose(Mask mask, I yes, I no) { return (I)_mm512_mask_blend_epi32(mask, (__m512i)no, (__m512i)yes); }
+INLINE Mask is_larger(V a, V b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ); }
+INLINE Mask is_nan(V x) { return _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q); }
+INLINE Mask has_bit(Byte x, uint8_t bit) { return _mm_test_epi8_mask((__m128i)x, _mm_set1_epi8((char)bit)); }
 #else
 typedef I Mask;
-INLINE Mask mask_of(I comparison) { return comparison; }
 INLINE V choose(Mask mask, V yes, V no) { return mask ? yes : no; }
+INLINE I choose(Mask mask, I yes, I no) { return mask ? yes : no; }
+INLINE Mask is_larger(V a, V b) { return a > b; }
+INLINE Mask is_nan(V x) { return x != x; }
+INLINE Mask has_bit(Byte x, uint8_t bit) { return (__builtin_convertvector(x, I) & (int32_t)bit) != 0; }
+#endif
+
+// Between a small integer and the byte it is stored in.
+#ifdef HYPERREP_AVX512
+INLINE I widen(Byte x) { return (I)_mm512_cvtepu8_epi32((__m128i)x); }
+INLINE Byte narrow(I x) { return (Byte)_mm512_cvtepi32_epi8((__m512i)x); }
+#else
+INLINE I widen(Byte x) { return __builtin_convertvector(x, I); }
+INLINE Byte narrow(I x) { return __builtin_convertvector(x, Byte); }
 #endif
 
 // While it lives, numbers below 1e-38 count as zero on x86. Saturated networks have such gradients and moments in
