@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, initial_weights
 from hyperrep.population import Evaluation, Population, Recipe, image_order
 from hyperrep.population.loop import LoopEngine
@@ -44,7 +45,7 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(torch.int32)
 
 
-# --------------------------------------------------------------------------------------------------- elementary functions
+# ------------------------------------------------------------------------------------------------- elementary functions
 
 
 def kernel(function: str, values: np.ndarray) -> np.ndarray:
@@ -293,7 +294,7 @@ def test_the_first_of_equals_wins_a_pool_as_in_pytorch(pool_size):
 def test_nan_wins_a_pool_as_in_pytorch(pool_size):
     """One bad pixel, at the end of a window, must show in the outputs instead of vanishing in a maximum."""
     network = SmallCNNConfig(**NETWORK | {"pool_sizes": [pool_size, 1]})
-    images, labels = random_images(network, 3)
+    images, _ = random_images(network, 3)
     images[1, 0, 7, 7] = torch.nan
     weights = initial_weights(network, [0])
     logits = NativeEngine(threads=1).logits(network, weights, images)[0]
@@ -327,6 +328,160 @@ def test_large_logits_do_not_overflow_the_loss():
     assert expected.min() > 1000
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
     assert gradient.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------- trajectories, against float64
+
+ARCHITECTURES = {
+    "poster": {},
+    "poster, colour": {"num_channels": 3},
+    "mlp": {"image_size": 6, "conv_channels": [], "conv_kernel_sizes": [], "pool_sizes": [], "hidden_sizes": [17, 9]},
+    "linear": {"image_size": 5, "conv_channels": [], "conv_kernel_sizes": [], "pool_sizes": [], "hidden_sizes": []},
+    "left over, pool 3": {
+        "image_size": 13,  # 13 -> 10 -> 3 -> 1: the first pool leaves a row and a column over
+        "conv_channels": [3, 5],
+        "conv_kernel_sizes": [4, 3],
+        "pool_sizes": [3, 1],
+    },
+    "large kernel": {
+        "image_size": 16,
+        "conv_channels": [7, 2, 3],
+        "conv_kernel_sizes": [8, 1, 3],
+        "pool_sizes": [2, 1, 1],
+        "hidden_sizes": [],
+        "num_labels": 3,
+    },
+    "many channels": {
+        "image_size": 15,
+        "conv_channels": [9, 6],
+        "conv_kernel_sizes": [3, 3],
+        "pool_sizes": [2, 2],
+    },
+}
+
+
+def train_three_epochs(engine, network: SmallCNNConfig, recipe: Recipe, dtype=torch.float32) -> Population:
+    seeds = range(5)
+    images, labels = random_images(network, 23)
+    images[..., : network.image_size // 3, :] = -0.5  # a constant background, whose windows tie
+    population = Population.start(network, recipe, initial_weights(network, list(seeds)))
+    for name in ("weights", "first_moment", "second_moment"):
+        setattr(population, name, getattr(population, name).to(dtype))
+    torch.set_default_dtype(dtype)
+    try:
+        for epoch in (1, 2, 3):
+            engine.train_epoch(population, images.to(dtype), labels, image_order(seeds, epoch, len(labels)))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return population
+
+
+def assert_as_close_to_float64_as_the_loop(engine, network: SmallCNNConfig, recipe: Recipe) -> None:
+    """Sums depend on their order and training amplifies the difference, so no fixed tolerance fits all networks. The
+    measure is the same training in float64: the kernels may be four times as far from it as the loop in float32 is,
+    which is just another order of summation, plus a few roundings for where both happen to be nearly exact. The median
+    over networks, because one in a dozen meets a pooling window whose winner rounding decides."""
+    native = train_three_epochs(engine, network, recipe)
+    single = train_three_epochs(LoopEngine(), network, recipe)
+    exact = train_three_epochs(LoopEngine(), network, recipe, torch.float64)
+    assert (exact.weights - initial_weights(network, list(range(5)))).abs().amax(1).min() > 1e-3  # all did train
+    for name in ("weights", "first_moment", "second_moment"):
+        expected = getattr(exact, name)
+        ours, theirs = ((getattr(p, name) - expected).norm(dim=1).median() for p in (native, single))
+        assert ours <= 4 * theirs + 2e-6 * expected.norm(dim=1).median(), name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "sigmoid"])
+def test_trajectories_follow_float64(architecture, activation):
+    network = SmallCNNConfig(
+        **{"initializer": "kaiming_uniform", "hidden_act": activation} | ARCHITECTURES[architecture]
+    )
+    optimizer = {"tanh": "adam", "relu": "adamw", "gelu": "adam", "sigmoid": "sgd"}[activation]
+    recipe = Recipe(optimizer, learning_rate=3e-3, weight_decay=0.01, batch_size=5)  # a last batch of three
+    assert_as_close_to_float64_as_the_loop(NativeEngine(threads=1), network, recipe)
+
+
+def test_saturated_trajectories_follow_float64():
+    """U(0, 1) weights, as the published MNIST and SVHN zoos start."""
+    recipe = Recipe("adam", learning_rate=3e-3, batch_size=5)
+    assert_as_close_to_float64_as_the_loop(NativeEngine(threads=1), SmallCNNConfig(), recipe)
+
+
+@pytest.mark.parametrize(("flags", "lanes"), [("-march=x86-64", 4), ("-march=haswell", 8)])
+def test_the_same_source_serves_narrower_vectors(flags, lanes, monkeypatch, tmp_path):
+    if native_compile.platform.machine() != "x86_64" or LANES < 8:
+        pytest.skip("needs an x86 processor with AVX2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXXFLAGS", flags)
+    native_compile.load_library.cache_clear()
+    try:
+        engine = NativeEngine(threads=1)
+    finally:
+        native_compile.load_library.cache_clear()
+    assert engine.lanes == lanes
+    for activation, architecture in (("tanh", "poster"), ("gelu", "left over, pool 3"), ("sigmoid", "mlp")):
+        network = SmallCNNConfig(
+            **{"initializer": "kaiming_uniform", "hidden_act": activation} | ARCHITECTURES[architecture]
+        )
+        assert_as_close_to_float64_as_the_loop(engine, network, Recipe(learning_rate=3e-3, batch_size=5))
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+
+
+def test_arguments_that_the_kernels_must_not_see_are_refused():
+    network, recipe = SmallCNNConfig(**NETWORK), Recipe()
+    images, labels = random_images(network)
+    order = image_order([0], 1, len(labels))
+    population = Population.start(network, recipe, initial_weights(network, [0]))
+    engine, before = NativeEngine(threads=1), population.weights.clone()
+    with pytest.raises(UserError, match=r"images are \(1, 9, 9\), but the network takes \(1, 10, 10\)"):
+        engine.train_epoch(population, images[..., 1:, 1:], labels, order)
+    with pytest.raises(UserError, match="to 4, but the network has 4 classes"):
+        engine.train_epoch(population, images, labels + 1, order)
+    with pytest.raises(UserError, match="labels run from -1 to 2"):
+        engine.evaluate(network, population.weights, images, labels - 1)
+    with pytest.raises(UserError, match="order runs from 1 to 33, but there are 33 images"):
+        engine.train_epoch(population, images, labels, order + 1)
+    with pytest.raises(UserError, match=r"weights are \(1, 5\), but the network takes \(models, \d+\)"):
+        engine.evaluate(network, population.weights[:, :5], images, labels)
+    assert torch.equal(population.weights, before)
+    assert population.steps == 0
+
+
+def test_any_layout_and_type_of_numbers_is_taken():
+    network, recipe, seeds = SmallCNNConfig(**NETWORK), Recipe(), [0, 1, 2]
+    images, labels = random_images(network)
+    order = image_order(seeds, 1, len(labels))
+    plain, strided = (Population.start(network, recipe, initial_weights(network, seeds)) for _ in range(2))
+    strided.weights = strided.weights.T.contiguous().T
+    NativeEngine(threads=1).train_epoch(plain, images, labels, order)
+    NativeEngine(threads=1).train_epoch(strided, images.double(), labels.int(), order.T.contiguous().T)
+    assert torch.equal(plain.weights, strided.weights)
+
+
+def test_interrupted_training_leaves_the_population_as_it_was(monkeypatch):
+    network, recipe = SmallCNNConfig(**NETWORK), Recipe()
+    images, labels = random_images(network)
+    population = Population.start(network, recipe, initial_weights(network, [0]))
+    before, engine = population.weights.clone(), NativeEngine(threads=1)
+    slices, train_slice = [], engine.library.hyperrep_train
+
+    class Interrupted:
+        def __getattr__(self, name):
+            return getattr(native_compile.load_library(), name)
+
+        def hyperrep_train(self, *arguments):
+            if slices:
+                raise KeyboardInterrupt
+            slices.append(train_slice(*arguments))
+
+    monkeypatch.setattr(engine, "library", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        engine.train_epoch(population, images, labels, image_order([0], 1, len(labels)))
+    assert torch.equal(population.weights, before)
+    assert population.steps == 0
 
 
 # ------------------------------------------------------------------------------------------------------ compilation

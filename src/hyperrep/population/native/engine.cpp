@@ -9,9 +9,8 @@
 namespace {
 
 struct Group {
-  int64_t first_model;
-  int models;
-  int64_t row(int lane) const { return first_model + std::min(lane, models - 1); }
+  int64_t first_model, models;
+  int64_t row(int64_t lane) const { return first_model + std::min(lane, models - 1); }
 
   std::vector<V> load(const float* rows, int count) const {
     const float* sources[LANES];
@@ -68,6 +67,8 @@ extern "C" {
 
 int hyperrep_lanes() { return LANES; }
 
+int hyperrep_parameters(const int32_t* description) { return Network(description).parameters; }
+
 // For the tests: apply exp (0), tanh (1) or erf (2) to count * LANES numbers in place.
 void hyperrep_function(int which, float* numbers, int count) {
   for (int i = 0; i < count * LANES; i += LANES) {
@@ -79,8 +80,8 @@ void hyperrep_function(int which, float* numbers, int count) {
 
 // Train on positions `begin` to `end` of each network's own `order`; batches are consecutive, and only the last of an
 // epoch may be smaller. Adds every network's loss, summed over images, to `loss`, and hits to `correct`.
-void hyperrep_train(const int32_t* description, int64_t first_model, int models, float* weights, float* first,
-                    float* second, int optimizer, const float* learning_rate, const float* weight_decay,
+void hyperrep_train(const int32_t* description, int64_t first_model, int64_t models, float* weights, float* first,
+                    float* second, int64_t optimizer, const float* learning_rate, const float* weight_decay,
                     float momentum, int64_t steps, int64_t batch_size, const float* images, const int64_t* labels,
                     const int64_t* order, int64_t order_stride, int64_t begin, int64_t end, double* loss,
                     int64_t* correct, const int32_t* stop) {
@@ -133,7 +134,7 @@ void hyperrep_train(const int32_t* description, int64_t first_model, int models,
 
 // Evaluate on images `begin` to `end`. Adds to `loss` and `correct` as above; `predictions` (models, predictions_stride)
 // may be null.
-void hyperrep_evaluate(const int32_t* description, int64_t first_model, int models, const float* weights,
+void hyperrep_evaluate(const int32_t* description, int64_t first_model, int64_t models, const float* weights,
                        const float* images, const int64_t* labels, int64_t begin, int64_t end, double* loss,
                        int64_t* correct, uint8_t* predictions, int64_t predictions_stride, const int32_t* stop) {
   const NoDenormals guard;
@@ -162,7 +163,7 @@ void hyperrep_evaluate(const int32_t* description, int64_t first_model, int mode
 }
 
 // Logits (models, logits_stride, classes) of images `begin` to `end`.
-void hyperrep_logits(const int32_t* description, int64_t first_model, int models, const float* weights,
+void hyperrep_logits(const int32_t* description, int64_t first_model, int64_t models, const float* weights,
                      const float* images, int64_t begin, int64_t end, float* logits, int64_t logits_stride,
                      const int32_t* stop) {
   const NoDenormals guard;
@@ -184,7 +185,7 @@ void hyperrep_logits(const int32_t* description, int64_t first_model, int models
 
 // Mean cross-entropy (models) between `targets` (models, count, classes; they sum to one) and the networks' outputs on
 // the same `count` images, and its gradient (models, parameters).
-void hyperrep_loss_gradient(const int32_t* description, int64_t first_model, int models, const float* weights,
+void hyperrep_loss_gradient(const int32_t* description, int64_t first_model, int64_t models, const float* weights,
                             const float* images, const float* targets, int64_t count, double* loss, float* gradient,
                             const int32_t* stop) {
   const NoDenormals guard;

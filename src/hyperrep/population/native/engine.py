@@ -67,21 +67,18 @@ class NativeEngine:
             )
         rates, decays = (_floats(population.per_model(name)) for name in ("learning_rate", "weight_decay"))
         tensors = (population.weights, population.first_moment, population.second_moment)
-        states = [_floats(tensor).copy() for tensor in tensors]  # so that Ctrl-C leaves the population as it was
+        # copies, so that Ctrl-C leaves the population as it was
+        states = [self._vectors(population.network, tensor).copy() for tensor in tensors]
         loss, correct = np.zeros(models), np.zeros(models, np.int64)
 
         def train(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
             for begin, end in _slices(count, recipe.batch_size):
-                self.library.hyperrep_train(
-                    *(_pointer(description), ctypes.c_int64(first_model), size),
-                    *(_pointer(state) for state in states),
-                    *(OPTIMIZERS.index(recipe.optimizer), _pointer(rates), _pointer(decays)),
-                    ctypes.c_float(recipe.momentum),
-                    ctypes.c_int64(population.steps + begin // recipe.batch_size),
-                    ctypes.c_int64(recipe.batch_size),
-                    *(_pointer(pixels), _pointer(classes), _pointer(sequence), ctypes.c_int64(count)),
-                    *(ctypes.c_int64(begin), ctypes.c_int64(end)),
-                    *(_pointer(loss), _pointer(correct), _pointer(stop)),
+                _call(
+                    self.library.hyperrep_train,
+                    *(description, first_model, size, *states),
+                    *(OPTIMIZERS.index(recipe.optimizer), rates, decays, float(recipe.momentum)),
+                    *(population.steps + begin // recipe.batch_size, recipe.batch_size),
+                    *(pixels, classes, sequence, count, begin, end, loss, correct, stop),
                 )
                 yield
 
@@ -94,18 +91,17 @@ class NativeEngine:
     def evaluate(
         self, network: SmallCNNConfig, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
-        description, pixels, source = _describe(network), _pixels(network, images), _floats(weights)
+        description, pixels, source = _describe(network), _pixels(network, images), self._vectors(network, weights)
         classes, count = _classes(network, labels), len(images)
         loss, correct = np.zeros(len(source)), np.zeros(len(source), np.int64)
         predicted = np.empty((len(source), count), np.uint8) if predictions else None
 
         def evaluate(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
             for begin, end in _slices(count):
-                self.library.hyperrep_evaluate(
-                    *(_pointer(description), ctypes.c_int64(first_model), size, _pointer(source)),
-                    *(_pointer(pixels), _pointer(classes), ctypes.c_int64(begin), ctypes.c_int64(end)),
-                    *(_pointer(loss), _pointer(correct)),
-                    *(_pointer(predicted) if predicted is not None else None, ctypes.c_int64(count), _pointer(stop)),
+                _call(
+                    self.library.hyperrep_evaluate,
+                    *(description, first_model, size, source),
+                    *(pixels, classes, begin, end, loss, correct, predicted, count, stop),
                 )
                 yield
 
@@ -118,16 +114,15 @@ class NativeEngine:
 
     def logits(self, network: SmallCNNConfig, weights: Tensor, images: Tensor) -> Tensor:
         """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images."""
-        description, pixels, source = _describe(network), _pixels(network, images), _floats(weights)
+        description, pixels, source = _describe(network), _pixels(network, images), self._vectors(network, weights)
         count = len(images)
         result = np.empty((len(source), count, network.num_classes), np.float32)
 
         def evaluate(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
             for begin, end in _slices(count):
-                self.library.hyperrep_logits(
-                    *(_pointer(description), ctypes.c_int64(first_model), size, _pointer(source), _pointer(pixels)),
-                    *(ctypes.c_int64(begin), ctypes.c_int64(end)),
-                    *(_pointer(result), ctypes.c_int64(count), _pointer(stop)),
+                _call(
+                    self.library.hyperrep_logits,
+                    *(description, first_model, size, source, pixels, begin, end, result, count, stop),
                 )
                 yield
 
@@ -148,19 +143,26 @@ class NativeEngine:
         Returns:
             `tuple[Tensor, Tensor]`: (models,) and (models, num_params).
         """
-        description, pixels, source = _describe(network), _pixels(network, images), _floats(weights)
+        description, pixels, source = _describe(network), _pixels(network, images), self._vectors(network, weights)
         wanted = _floats(targets.expand(len(source), len(images), network.num_classes))
         loss, gradient = np.empty(len(source)), np.empty_like(source)
 
         def differentiate(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
-            self.library.hyperrep_loss_gradient(
-                *(_pointer(description), ctypes.c_int64(first_model), size, _pointer(source), _pointer(pixels)),
-                *(_pointer(wanted), ctypes.c_int64(len(images)), _pointer(loss), _pointer(gradient), _pointer(stop)),
+            _call(
+                self.library.hyperrep_loss_gradient,
+                *(description, first_model, size, source, pixels, wanted, len(images), loss, gradient, stop),
             )
             yield
 
         self._run(differentiate, len(source))
         return torch.from_numpy(loss).float(), torch.from_numpy(gradient)
+
+    def _vectors(self, network: SmallCNNConfig, weights: Tensor) -> np.ndarray:
+        """Weight vectors as an array, once their length is known to be what the kernels will read."""
+        expected = _call(self.library.hyperrep_parameters, _describe(network))
+        if weights.ndim != 2 or weights.shape[1] != expected:
+            raise UserError(f"weights are {tuple(weights.shape)}, but the network takes (models, {expected}).")
+        return _floats(weights)
 
     def _run(self, work, models: int) -> None:
         """Run `work(first_model, size, stop)` for every group of lanes, a slice at a time, in threads.
@@ -236,8 +238,17 @@ def _floats(tensor: Tensor) -> np.ndarray:
     return _array(tensor, np.float32)
 
 
-def _pointer(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
+def _call(function, *arguments: np.ndarray | float | None) -> int:
+    """Call a kernel: arrays go as pointers, whole numbers as int64_t, others as float, None as the null pointer."""
+    return function(*map(_to_c, arguments))
+
+
+def _to_c(value: np.ndarray | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
+    if isinstance(value, np.ndarray):
+        return ctypes.c_void_p(value.ctypes.data)
+    if value is None:
+        return ctypes.c_void_p(None)
+    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
 
 
 __all__ = ["NativeEngine", "NativeUnavailable"]
