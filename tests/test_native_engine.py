@@ -293,9 +293,9 @@ def test_the_first_of_equals_wins_a_pool_as_in_pytorch(pool_size):
 @pytest.mark.parametrize("pool_size", [2, 3])
 def test_nan_wins_a_pool_as_in_pytorch(pool_size):
     """One bad pixel, at the end of a window, must show in the outputs instead of vanishing in a maximum."""
-    network = SmallCNNConfig(**NETWORK | {"pool_sizes": [pool_size, 1]})
+    network = SmallCNNConfig(**NETWORK | {"conv_kernel_sizes": [1, 2], "pool_sizes": [pool_size, 1]})
     images, _ = random_images(network, 3)
-    images[1, 0, 7, 7] = torch.nan
+    images[1, 0, pool_size - 1, pool_size - 1] = torch.nan
     weights = initial_weights(network, [0])
     logits = NativeEngine(threads=1).logits(network, weights, images)[0]
     assert logits.isnan().any(dim=1).tolist() == [False, True, False]

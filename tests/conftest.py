@@ -1,0 +1,37 @@
+"""A small zoo and a representation of it, made once by the library's own functions."""
+
+from pathlib import Path
+
+import pytest
+
+from hyperrep.images import load_images
+from hyperrep.population import choose_engine
+from hyperrep.training import TrainingConfig, train
+from hyperrep.zoo import ZooSettings, build_zoo, get_protocol
+
+
+ROOT = Path(__file__).parent.parent
+QUICK = {"num_train_epochs": 1, "behavior_images": 2, "hidden_size": 32, "intermediate_size": 32}
+
+
+@pytest.fixture(scope="session")
+def digits_images():
+    protocol = get_protocol("digits")
+    return load_images("digits", protocol.processor(), protocol.validation_fraction, max_images=100)
+
+
+@pytest.fixture(scope="session")
+def digits_zoo(tmp_path_factory, digits_images) -> Path:
+    """Twenty networks trained on eighty images; epochs 0, 1 and 21 to 25."""
+    protocol = get_protocol("digits")
+    engine = choose_engine("auto", protocol.network_config(digits_images.classes))
+    settings = ZooSettings(protocol, models=20, epochs=25, keep_epochs=(0, 1, 21, 22, 23, 24, 25))
+    return build_zoo(settings, digits_images, engine, tmp_path_factory.mktemp("zoo") / "cnn-zoo-digits")
+
+
+@pytest.fixture(scope="session")
+def representation(tmp_path_factory, digits_zoo) -> Path:
+    """A folder as `hyperrep train` leaves it, hardly trained."""
+    folder = tmp_path_factory.mktemp("model") / "hyperrep-digits"
+    train(TrainingConfig.from_yaml(ROOT / "scripts/configs/hyperrep_digits.yaml", QUICK), digits_zoo, folder)
+    return folder

@@ -1,0 +1,142 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from hyperrep import HyperRepPipeline, SmallCNNConfig
+from hyperrep.errors import UserError
+from hyperrep.population import choose_engine
+from hyperrep.samplers import KDESampler
+from hyperrep.weights import WeightLayout
+
+
+@pytest.fixture(scope="module")
+def pipe(representation) -> HyperRepPipeline:
+    return HyperRepPipeline.from_pretrained(representation)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_generator_decides_and_the_batch_size_does_not(pipe):
+    weights = pipe(5, generator=seeded()).weights
+    assert weights.shape == (5, 2464)
+    assert_close(pipe(5, generator=seeded()).weights, weights, rtol=0, atol=0)
+    assert_close(pipe(5, generator=seeded(), batch_size=2).weights, weights, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(pipe(5, generator=seeded(1)).weights, weights)
+
+
+def test_weights_are_the_decoded_latents(pipe):
+    out = pipe(3, generator=seeded())
+    assert_close(out.latents, pipe.sampler.sample(3, seeded()), rtol=0, atol=0)
+    with torch.no_grad():
+        assert_close(pipe.model.decode(out.latents), out.weights)
+
+
+def test_emitted_folders_are_ordinary_checkpoints(pipe, tmp_path, digits_images):
+    out = pipe(3, generator=seeded())
+    out.save_pretrained(tmp_path / "samples")
+    folder = tmp_path / "samples" / "model-00002"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    net = AutoModelForImageClassification.from_pretrained(folder)
+    assert isinstance(net.config, SmallCNNConfig)
+    assert_close(WeightLayout.of(net).vectorize(net.state_dict()), out.weights[2], rtol=0, atol=0)
+
+    # the pixels it was made for, through the engine and through transformers' own pipeline
+    images = digits_images.test.pixels[:4]
+    predicted = choose_engine("auto", net.config).evaluate(
+        net.config, out.weights[2:], images, digits_images.test.labels[:4], predictions=True
+    )
+    with torch.no_grad():
+        assert net(images).logits.argmax(1).tolist() == predicted.predictions[0].tolist()
+
+
+def test_the_image_classification_pipeline_takes_them(pipe, tmp_path):
+    from PIL import Image
+
+    pipe(1, generator=seeded()).save_pretrained(tmp_path / "samples")
+    folder = tmp_path / "samples" / "model-00000"
+    image = Image.effect_noise((32, 32), 64)
+    answers = pipeline("image-classification", model=str(folder), top_k=10)(image)
+    pixels = AutoImageProcessor.from_pretrained(folder)(image)["pixel_values"]
+    net = AutoModelForImageClassification.from_pretrained(folder)
+    with torch.no_grad():
+        probabilities = net(pixels).logits.softmax(-1)[0]
+    best = answers[0]
+    assert best["score"] == pytest.approx(probabilities.max().item(), rel=1e-5)
+    assert best["label"] == net.config.id2label[probabilities.argmax().item()]
+
+
+def test_the_index_says_how_they_were_made(pipe, tmp_path, representation):
+    pipe(2, generator=seeded(7)).save_pretrained(tmp_path / "samples")
+    index = json.loads((tmp_path / "samples" / "index.json").read_text())
+    assert index["models"] == ["model-00000", "model-00001"]
+    assert (index["method"], index["variant"], index["top"], index["seed"]) == ("kde", "independent", 0.3, 7)
+    assert index["representation"] == str(representation)
+
+
+def test_an_existing_folder_is_kept_unless_told(pipe, tmp_path):
+    out = pipe(2, generator=seeded())
+    target = tmp_path / "samples"
+    out.save_pretrained(target)
+    with pytest.raises(UserError, match="exists"):
+        out.save_pretrained(target)
+    pipe(1, generator=seeded(1)).save_pretrained(target, overwrite=True)
+    assert sorted(path.name for path in target.iterdir()) == ["index.json", "model-00000"]
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text").write_text("years of work")
+    with pytest.raises(UserError, match="not overwritten"):
+        out.save_pretrained(tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "text").exists()
+
+
+def test_an_error_leaves_nothing_behind(pipe, tmp_path):
+    out = pipe(2, generator=seeded())
+    out.network = None
+    with pytest.raises(UserError, match="does not say which network"):
+        out.save_pretrained(tmp_path / "samples")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_saved_pipeline_makes_the_same_networks(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "copy")
+    copy = HyperRepPipeline.from_pretrained(tmp_path / "copy")
+    assert_close(copy(3, generator=seeded()).weights, pipe(3, generator=seeded()).weights, rtol=0, atol=0)
+
+
+def test_another_models_sampler_is_refused(pipe):
+    with pytest.raises(UserError, match="have 3 entries"):
+        HyperRepPipeline(pipe.model, KDESampler(top=None).fit(torch.zeros(4, 3)))
+
+
+def test_a_pickle_is_never_loaded(representation, tmp_path):
+    (tmp_path / "config.json").write_text((representation / "config.json").read_text())
+    marker = tmp_path / "was-run"
+
+    class Bomb:
+        def __reduce__(self):
+            return (marker.touch, ())
+
+    torch.save({"weight": Bomb()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model.bin but no model.safetensors"):
+        HyperRepPipeline.from_pretrained(tmp_path)
+    assert not marker.exists()
+
+
+def test_the_same_through_transformers(representation, pipe):
+    task = pipeline("weight-generation", model=str(representation))
+    assert_close(task(4, generator=seeded()).weights, pipe(4, generator=seeded()).weights, rtol=0, atol=0)
+
+
+def test_no_file_of_a_representation_is_a_pickle(representation):
+    kept = {path.suffix for path in representation.rglob("*") if path.is_file()}
+    assert kept <= {".json", ".jsonl", ".safetensors"}
+    assert load_file(representation / "sampler" / "latents.safetensors")["latents"].shape[1] == 768

@@ -1,0 +1,131 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from hyperrep.errors import UserError
+from hyperrep.samplers import KDESampler, UniformSampler, load_sampler, refit
+
+
+ROWS, WIDTH, BANDWIDTH = 40, 30, 0.01
+
+
+@pytest.fixture
+def latents() -> torch.Tensor:
+    """Rows far apart, so that the row a sample comes from is plain to see."""
+    return torch.rand(ROWS, WIDTH, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def offsets(samples: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Each sample minus the training latent it lies nearest to."""
+    return samples - latents[torch.cdist(samples, latents).argmin(dim=1)]
+
+
+def test_as_released_is_a_training_latent_plus_one_offset_shared_by_all_dimensions(latents):
+    samples = KDESampler("as_released", BANDWIDTH, top=None).fit(latents).sample(200, generator())
+    difference = offsets(samples, latents)
+    assert_close(difference, difference[:, :1].expand_as(difference), atol=1e-6, rtol=0)
+    assert difference[:, 0].std() == pytest.approx(BANDWIDTH, rel=0.2)
+
+
+def test_joint_is_a_training_latent_plus_independent_noise(latents):
+    samples = KDESampler("joint", BANDWIDTH, top=None).fit(latents).sample(200, generator())
+    difference = offsets(samples, latents)
+    assert difference.std(dim=1).mean() == pytest.approx(BANDWIDTH, rel=0.1)
+    assert difference.abs().max() < 6 * BANDWIDTH
+
+
+def test_independent_keeps_marginals_and_mixes_rows(latents):
+    samples = KDESampler("independent", BANDWIDTH, top=None).fit(latents).sample(4000, generator())
+    distance = (samples[:, None, :] - latents[None]).abs()  # (samples, rows, width)
+    assert distance.min(dim=1).values.max() < 6 * BANDWIDTH  # every entry is near some row's entry there
+    sources = distance.argmin(dim=1)
+    assert (torch.tensor([len(row.unique()) for row in sources[:100]]) > WIDTH / 3).all()  # of many rows at once
+    assert_close(samples.mean(0), latents.mean(0), atol=0.06, rtol=0)
+    assert_close(samples.std(0), latents.std(0), atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["independent", "joint", "as_released"])
+def test_only_the_best_are_sampled(latents, variant):
+    scores = torch.arange(ROWS).float()
+    sampler = KDESampler(variant, 1e-6, top=0.25).fit(latents, scores)
+    assert_close(sampler.anchors, latents[30:])
+    entries = (sampler.sample(100, generator())[:, None, :] - latents[None, 30:]).abs().min(dim=1).values
+    assert entries.max() < 1e-4
+
+
+def test_ties_at_the_cut_stay_in(latents):
+    scores = torch.tensor([1.0] * 20 + [2.0] * 20)
+    assert len(KDESampler(top=0.1).fit(latents, scores).anchors) == 20
+
+
+@pytest.mark.parametrize("make", [lambda: KDESampler(v) for v in ("independent", "joint", "as_released")])
+def test_the_generator_decides(latents, make):
+    sampler = make().fit(latents, torch.arange(ROWS).float())
+    assert_close(sampler.sample(5, generator(3)), sampler.sample(5, generator(3)), rtol=0, atol=0)
+    assert not torch.equal(sampler.sample(5, generator(3)), sampler.sample(5, generator(4)))
+
+
+def test_uniform_fills_the_range_of_the_bottleneck(latents):
+    samples = UniformSampler().fit(latents).sample(2000, generator())
+    assert samples.shape == (2000, WIDTH)
+    assert samples.abs().max() < 1
+    assert_close(samples.std(0), torch.full((WIDTH,), 3**-0.5), atol=0.03, rtol=0)
+
+
+def test_a_saved_sampler_samples_the_same_and_holds_no_pickle(latents, tmp_path):
+    sampler = KDESampler("joint", 0.05, top=0.5).fit(latents, torch.arange(ROWS).float())
+    sampler.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"sampler_config.json", "latents.safetensors"}
+    assert len(load_file(tmp_path / "latents.safetensors")["latents"]) == ROWS  # all, not the selected ones alone
+    loaded = load_sampler(tmp_path)
+    assert loaded.settings() == sampler.settings()
+    assert_close(loaded.sample(7, generator()), sampler.sample(7, generator()), rtol=0, atol=0)
+
+
+def test_refit_changes_what_is_asked_and_keeps_the_rest(latents):
+    sampler = KDESampler("joint", 0.05, top=0.5).fit(latents, torch.arange(ROWS).float())
+    other = refit(sampler, variant="independent", top=None)
+    assert other.settings() == {**sampler.settings(), "variant": "independent"}
+    assert isinstance(refit(sampler, "uniform"), UniformSampler)
+    assert len(refit(sampler, top=1.0).anchors) == ROWS
+
+
+def test_rows_with_nan_are_dropped(latents):
+    latents[3] = float("nan")
+    assert len(KDESampler(top=None).fit(latents).anchors) == ROWS - 1
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda z: KDESampler(top=0), "top is 0"),
+        (lambda z: KDESampler(top=1.5), "top is 1.5"),
+        (lambda z: KDESampler(bandwidth=0.0), "bandwidth is 0.0"),
+        (lambda z: KDESampler("independant"), "independant"),
+        (lambda z: KDESampler(top=0.3).fit(z), "no scores"),
+        (lambda z: KDESampler(top=None).fit(z * float("nan")), "none of the 40"),
+        (lambda z: KDESampler(top=None).fit(z).sample(0), "num_models is 0"),
+        (lambda z: KDESampler().sample(3), "call fit first"),
+        (lambda z: refit(KDESampler(top=None).fit(z), "kd"), "did you mean 'kde'"),
+        (lambda z: refit(KDESampler(top=None).fit(z), "uniform", variant="joint"), "no setting variant"),
+    ],
+)
+def test_mistakes_are_named(latents, action, message):
+    with pytest.raises(UserError, match=message):
+        action(latents)
+
+
+def test_a_folder_that_is_no_sampler_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no sampler_config.json"):
+        load_sampler(tmp_path)
+    (tmp_path / "sampler_config.json").write_text(json.dumps({"method": "kde"}))
+    (tmp_path / "latents.pkl").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no latents.safetensors"):
+        load_sampler(tmp_path)
