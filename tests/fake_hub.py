@@ -105,7 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"type": "user", "name": "org", "orgs": [], "auth": token})
         if found := re.fullmatch(rf"(?P<datasets>/datasets)?/{REPO}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", path):
             return self._resolve("dataset" if found["datasets"] else "model", found["repo"], found["file"])
-        if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{REPO}/tree/(?P<revision>[^/]+)(/(?P<dir>.*))?", path):
+        if found := re.fullmatch(
+            rf"/api/(?P<kind>model|dataset)s/{REPO}/tree/(?P<revision>[^/]+)(/(?P<dir>.*))?", path
+        ):
             return self._tree(found["kind"], found["repo"], found["dir"] or "")
         if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{REPO}(/revision/[^/]+)?", path):
             return self._info(found["kind"], found["repo"])

@@ -163,12 +163,8 @@ def same(one: ImageData, other: ImageData) -> bool:
     ("image", "label", "extra"), [("image", "label", {}), ("img", "fine_label", {}), ("a", "b", {"note": "hello"})]
 )
 def test_columns_are_found_by_type_whatever_their_names(image, label, extra, tmp_path):
-    features = Features(
-        {image: Image(), label: ClassLabel(names=CLASSES)} | {name: Value("string") for name in extra}
-    )
-    folder = write_folder(
-        tmp_path / "pets", {"train": 20, "test": 6}, image, label, features=features, columns=extra
-    )
+    features = Features({image: Image(), label: ClassLabel(names=CLASSES)} | {name: Value("string") for name in extra})
+    folder = write_folder(tmp_path / "pets", {"train": 20, "test": 6}, image, label, features=features, columns=extra)
     data = load_images(str(folder), SmallCNNImageProcessor(**MNIST_ROOM), 0.25)
     assert (data.name, data.classes) == ("pets", CLASSES)
     assert [len(data.train), len(data.validation), len(data.test)] == [15, 5, 6]

@@ -45,8 +45,14 @@ def random_weights(network: SmallCNNConfig, models: int) -> torch.Tensor:
 
 def outputs(network: SmallCNNConfig, weights: torch.Tensor) -> torch.Tensor:
     """Logits (models, images, classes) of weight vectors, by plain PyTorch, in float64."""
-    images = torch.randn(6, network.num_channels, network.image_size, network.image_size,
-                         generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    images = torch.randn(
+        6,
+        network.num_channels,
+        network.image_size,
+        network.image_size,
+        generator=torch.Generator().manual_seed(1),
+        dtype=torch.float64,
+    )
     model = SmallCNNForImageClassification(network).double().eval()
     layout = WeightLayout.of(model)
     rows = []

@@ -1,0 +1,149 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from torch.testing import assert_close
+
+from hyperrep import HyperRepConfig, HyperRepModel, load_zoo
+from hyperrep.cards import write_model_card
+from hyperrep.errors import UserError
+from hyperrep.evaluation import (
+    FinetuneSettings,
+    ResultRow,
+    error_similarity,
+    evaluate_finetune,
+    nearest_similarity,
+    read_results,
+    results_table,
+    write_results,
+)
+from hyperrep.evaluation.finetune import usable
+from hyperrep.population import choose_engine
+from hyperrep.zoo import zoo_images
+
+
+FIELDS = {
+    "experiment": "finetune",
+    "method": "S_KDE30",
+    "variant": "independent",
+    "source": "model",
+    "target": "digits",
+    "seed": 0,
+    "zoo": "zoo",
+    "revision": None,
+    "machine": "a machine",
+    "seconds": 1.0,
+}
+SETTINGS = FinetuneSettings(num_models=4, epochs=1, variants=("independent", "joint"))
+
+
+def test_error_similarity_worked_by_hand():
+    labels = torch.tensor([0, 0, 0, 0])
+    first = torch.tensor([[0, 1, 1, 1]])  # wrong on images 1, 2, 3
+    others = torch.tensor([[1, 1, 2, 0], [0, 0, 0, 0], [0, 2, 3, 1]])  # wrong on 0, 1, 2; on none; on 1, 2, 3
+    assert_close(error_similarity(first, others, labels), torch.tensor([[2 / 4, 0.0, 1.0]]))
+    assert_close(nearest_similarity(first, others, labels), torch.tensor([1.0]))
+    # among themselves, a network is not its own neighbour
+    assert_close(nearest_similarity(others, None, labels), torch.tensor([0.5, 0.0, 0.5]))
+
+
+def test_two_networks_without_errors_are_alike():
+    labels = torch.tensor([0, 1])
+    assert error_similarity(labels[None], labels[None], labels).item() == 1
+
+
+def test_a_result_row_has_the_papers_standard_deviation(tmp_path):
+    row = ResultRow.of(torch.tensor([0.2, 0.4, 0.9]), what="test_accuracy", epoch=0, **FIELDS)
+    assert (row.n, row.mean) == (3, pytest.approx(0.5))
+    assert row.std == pytest.approx((0.26 / 3) ** 0.5)  # ddof 0
+    write_results(tmp_path / "rows.jsonl", [row])
+    assert read_results(tmp_path / "rows.jsonl") == [row]
+    later = replace(row, epoch=5, mean=0.75, std=0.125)
+    header, lines = results_table([row, later])
+    assert header == ["method", "variant", "n", "epoch 0", "epoch 5"]
+    assert lines == [["S_KDE30", "independent", "3", "50.0 ± 29.4", "75.0 ± 12.5"]]
+
+
+class CountingEngine:
+    """Counts the epochs that are really trained."""
+
+    def __init__(self, engine):
+        self.engine, self.name, self.epochs = engine, engine.name, 0
+
+    def train_epoch(self, *args):
+        self.epochs += 1
+        return self.engine.train_epoch(*args)
+
+    def evaluate(self, *args, **kwargs):
+        return self.engine.evaluate(*args, **kwargs)
+
+
+def test_finetuning_every_population(representation, digits_zoo, tmp_path):
+    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
+    images = zoo_images(zoo)
+    engine = CountingEngine(choose_engine("auto", zoo.config.network_config()))
+    rows = evaluate_finetune(model, zoo, images, engine, SETTINGS, "model", progress_folder=tmp_path)
+
+    found = {(row.what, row.method, row.variant, row.epoch): row for row in rows}
+    for method, variant in [("S_KDE30", "independent"), ("S_KDE30", "joint"), ("B_KDE30", "joint"), ("S_U", "")]:
+        for epoch in (0, 1):
+            assert found["test_accuracy", method, variant, epoch].n == 4
+        assert 0 <= found["nearest_training_similarity", method, variant, 0].mean <= 1
+    # trained from scratch: the zoo's own test split, not trained again
+    for epoch in (0, 1, 25):
+        accuracy = zoo["test"].metrics["test_accuracy"][zoo["test"].epoch == epoch]
+        assert found["test_accuracy", "B_T", "", epoch].mean == pytest.approx(accuracy.double().mean().item())
+    # a density this narrow over whole weight vectors gives copies, and the similarity says so
+    copies = found["nearest_training_similarity", "B_KDE30", "joint", 0].mean
+    assert copies > 0.8 > found["nearest_training_similarity", "B_KDE30", "independent", 0].mean
+    assert engine.epochs == 5
+
+    again = evaluate_finetune(model, zoo, images, engine, SETTINGS, "model", progress_folder=tmp_path)
+    assert engine.epochs == 5  # everything was kept
+    assert [row.mean for row in again] == [row.mean for row in rows]
+    evaluate_finetune(model, zoo, images, engine, replace(SETTINGS, seed=1), "model", progress_folder=tmp_path)
+    assert engine.epochs == 10  # other samples are other populations
+
+
+def test_a_zoo_of_another_layout_is_refused(digits_zoo):
+    zoo = load_zoo(digits_zoo)
+    model = HyperRepModel(HyperRepConfig(layout=[["a.weight", [2, 3]]], contrast_weight=0.0))
+    with pytest.raises(UserError, match="another layout"):
+        evaluate_finetune(model, zoo, zoo_images(zoo), choose_engine("loop", None), SETTINGS, "model")
+
+
+def test_checkpoints_with_nan_are_left_out(digits_zoo):
+    rows = load_zoo(digits_zoo)["test"]
+    rows.weights[0, 5] = float("nan")
+    assert len(usable(rows)) == len(rows) - 1
+    rows.weights[:] = float("inf")
+    with pytest.raises(UserError, match="every checkpoint"):
+        usable(rows)
+
+
+def test_the_card_says_what_the_results_say(representation, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "sampler").mkdir()
+    for name in ("config.json", "results/training.json", "sampler/sampler_config.json"):
+        (tmp_path / name).write_text((representation / name).read_text())
+    assert "Not evaluated yet" in write_model_card(tmp_path, "org/name").read_text()
+
+    row = ResultRow.of(torch.tensor([0.25, 0.75]), what="test_accuracy", epoch=0, **FIELDS)
+    other = replace(row, what="nearest_training_similarity", mean=0.125, std=0.0)
+    write_results(tmp_path / "results" / "finetune.jsonl", [row, other])
+    card = ModelCard.load(write_model_card(tmp_path, "org/name"))
+    assert "| S_KDE30 | independent | 2 | 50.0 ± 25.0 |" in card.text
+    assert "| S_KDE30 | independent | 2 | 12.5 ± 0.0 |" in card.text
+    assert "$" not in card.text
+    assert card.data.library_name == "hyperrep"
+    assert card.data.eval_results[0].metric_value == 0.5
+    steps = json.loads((representation / "results" / "training.json").read_text())["steps"]
+    assert f"| steps | {steps} |" in card.text
+
+
+def test_a_folder_that_is_no_representation_gets_no_card(tmp_path):
+    with pytest.raises(UserError, match="not a representation"):
+        write_model_card(tmp_path)
+    assert not list(tmp_path.iterdir())
