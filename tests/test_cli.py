@@ -109,7 +109,8 @@ def test_mistakes_are_one_line_and_exit_code_2(hyperrep, tmp_path, digits_zoo, r
 def test_checkpoints_with_nan_are_dropped_and_counted(hyperrep, tmp_path, digits_zoo):
     with_weights(digits_zoo, tmp_path / "zoo", lambda weights: weights[:2].fill_(float("nan")))
     (tmp_path / "config.yaml").write_text(
-        "hidden_size: 16\nintermediate_size: 16\nnum_train_epochs: 1\nepochs: [0, 1]\nbatch_size: 8\ncontrast_weight: 0\n"
+        "hidden_size: 16\nintermediate_size: 16\nnum_train_epochs: 1\nepochs: [0, 1]\n"
+        "batch_size: 8\ncontrast_weight: 0\n"
     )
     code, _, err = hyperrep("train config.yaml --zoo zoo --output out")
     assert code == 0, err

@@ -45,7 +45,7 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(torch.int32)
 
 
-# ------------------------------------------------------------------------------------------------- elementary functions
+# ------------------------------------------------------------------------------------------------ elementary functions
 
 
 def kernel(function: str, values: np.ndarray) -> np.ndarray:
