@@ -204,9 +204,9 @@ def test_a_network_that_diverged_stays_in_its_lane():
 def test_long_epochs_are_worked_on_in_pieces_with_the_same_result(monkeypatch):
     """Groups take turns on the threads; the cuts must fall between batches, and steps must count on."""
     recipe, seeds, rates = Recipe("adam", batch_size=4), [0, 1, 2], torch.full((3,), 1e-3)
-    monkeypatch.setattr(native_engine, "SLICES", 1)
+    monkeypatch.setattr(native_engine, "SMALLEST_SLICE", 100)
     expected, expected_result = train(NativeEngine(threads=1), recipe, seeds, rates)
-    monkeypatch.setattr(native_engine, "SLICES", 5)  # two batches of four a call
+    monkeypatch.setattr(native_engine, "SMALLEST_SLICE", 8)  # two batches of four a call
     pieces, result = train(NativeEngine(threads=1), recipe, seeds, rates)
     assert_same_bits(pieces, expected)
     assert torch.equal(result.accuracy, expected_result.accuracy)
@@ -462,6 +462,7 @@ def test_any_layout_and_type_of_numbers_is_taken():
 
 
 def test_interrupted_training_leaves_the_population_as_it_was(monkeypatch):
+    monkeypatch.setattr(native_engine, "SMALLEST_SLICE", 8)
     network, recipe = SmallCNNConfig(**NETWORK), Recipe()
     images, labels = random_images(network)
     population = Population.start(network, recipe, initial_weights(network, [0]))

@@ -20,7 +20,8 @@ def align(weights: Tensor, reference: Tensor, layout: WeightLayout) -> Tensor:
     """Reorder the hidden units of each network so that its weights lie as close to the reference's as they can.
 
     Coordinate descent: one layer's order at a time is solved exactly as a linear assignment, given the others, until
-    a sweep changes nothing. The functions of the networks stay as they are.
+    a sweep changes nothing. The first sweep looks at incoming weights alone, from the input up, so that the result
+    does not depend on the order a network's units came in. The functions of the networks stay as they are.
 
     Args:
         weights (`Tensor`): (networks, num_params).
@@ -43,10 +44,10 @@ def matching_orders(weights: Tensor, reference: Tensor, layout: WeightLayout) ->
     for i in range(len(weights)):
         current = [np.arange(layer.num_units) for layer in layout.layers[:-1]]
         network = [(weight[i], bias[i]) for weight, bias in sources]
-        for _ in range(MAX_SWEEPS):
-            changed = False
+        for sweep in range(MAX_SWEEPS):
+            changed = sweep == 0
             for depth in range(hidden):
-                order = _best_order(network, target, current, depth)
+                order = _best_order(network, target, current, depth, outgoing=sweep > 0)
                 changed |= not np.array_equal(order, current[depth])
                 current[depth] = order
             if not changed:
@@ -69,17 +70,18 @@ def _layer_arrays(weights: Tensor, layout: WeightLayout) -> list[tuple[np.ndarra
     return arrays
 
 
-def _best_order(network: list, target: list, current: list[np.ndarray], depth: int) -> np.ndarray:
+def _best_order(network: list, target: list, current: list[np.ndarray], depth: int, outgoing: bool) -> np.ndarray:
     """The order of one layer's units with the largest inner product with the target, the other orders given."""
     weight, bias = network[depth]
     if depth > 0:
         weight = weight[:, current[depth - 1]]
-    following, _ = network[depth + 1]
-    if depth + 1 < len(current):
-        following = following[current[depth + 1]]
     target_weight, target_bias = target[depth]
-    target_following, _ = target[depth + 1]
     units = len(bias)
     gain = target_weight.reshape(units, -1) @ weight.reshape(units, -1).T + np.outer(target_bias, bias)
-    gain += target_following.swapaxes(0, 1).reshape(units, -1) @ following.swapaxes(0, 1).reshape(units, -1).T
+    if outgoing:
+        following, _ = network[depth + 1]
+        if depth + 1 < len(current):
+            following = following[current[depth + 1]]
+        target_following, _ = target[depth + 1]
+        gain += target_following.swapaxes(0, 1).reshape(units, -1) @ following.swapaxes(0, 1).reshape(units, -1).T
     return linear_sum_assignment(gain, maximize=True)[1]

@@ -122,7 +122,9 @@ def _claim(output: Path, work: Path, fingerprint: dict, resume: bool, overwrite:
             shutil.rmtree(output)
         elif not resume:
             raise UserError(f"{output} exists; go on with --resume, start again with --overwrite, or choose another.")
-        elif (output / CONFIG_NAME).exists() and not work.exists():
+        elif not work.exists():
+            if not (output / CONFIG_NAME).exists():
+                raise UserError(f"{output} is not a zoo and holds no build to resume. Choose another folder.")
             return False
     settings_path = work / "settings.json"
     if settings_path.exists():

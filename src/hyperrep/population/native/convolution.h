@@ -10,9 +10,10 @@
 
 // A convolution with stride 1 and no padding, and the max-pool after it.
 struct Convolution {
-  int inputs, size, outputs, kernel, pool;       // channels, height and width of the input map, channels, ...
-  int map() const { return size - kernel + 1; }  // height and width before pooling
-  int pooled() const { return map() / pool; }    // and after; rows and columns left over are dropped
+  int inputs, size, outputs, kernel, pool;  // channels, height and width of the input map, channels, ...
+  int map() const { return size - kernel + 1; }    // height and width before pooling
+  int pooled() const { return map() / pool; }      // and after
+  int covered() const { return pooled() * pool; }  // what pooling windows cover; the rest has no gradient
   int weights() const { return outputs * inputs * kernel * kernel; }
   int input_count() const { return inputs * size * size; }
   int output_count() const { return outputs * pooled() * pooled(); }
@@ -186,7 +187,7 @@ void pooled_gradient(const Convolution& c, const V* in, const V* gradient, const
   }
 }
 
-// The same from a dense gradient, that is one of the map before pooling. Add TILE x TILE positions' share to a kernel's
+// The same from a dense gradient, that is one of the map before pooling, as far as windows cover it. Add TILE x TILE positions' share to a kernel's
 // gradient, which stays in registers. `in` and `dense` point at the tile's corner.
 template <int K, int TILE>
 INLINE void dense_gradient_tile(const V* in, int size, const V* dense, int map, V (&sum)[K * K]) {
@@ -208,7 +209,7 @@ INLINE void dense_gradient_tile(const V* in, int size, const V* dense, int map, 
 
 template <int K>
 void dense_gradient(const Convolution& c, const V* in, const V* dense, V* weight_gradient) {
-  const int size = c.size, map = c.map();
+  const int size = c.size, map = c.covered();
   for (int o = 0; o < c.outputs; o++) {
     for (int i = 0; i < c.inputs; i++) {
       V* target = weight_gradient + (o * c.inputs + i) * K * K;
@@ -230,7 +231,7 @@ void dense_gradient(const Convolution& c, const V* in, const V* dense, V* weight
 }
 
 inline void dense_gradient_any(const Convolution& c, const V* in, const V* dense, V* weight_gradient) {
-  const int map = c.map(), taps = c.kernel * c.kernel;
+  const int map = c.covered(), taps = c.kernel * c.kernel;
   for (int o = 0; o < c.outputs; o++) {
     for (int i = 0; i < c.inputs; i++) {
       for (int k = 0; k < taps; k++) {
@@ -248,8 +249,7 @@ inline void dense_gradient_any(const Convolution& c, const V* in, const V* dense
 
 // Gradient of the map before pooling: that of the pooled map at each window's winner, zero elsewhere.
 inline void unpool(const Convolution& c, const V* gradient, const Byte* winner, V* dense) {
-  const int pooled = c.pooled(), map = c.map();
-  if (map % c.pool) std::fill(dense, dense + c.outputs * map * map, V{});  // rows and columns that no window covers
+  const int pooled = c.pooled(), map = c.covered();
   for (int o = 0; o < c.outputs; o++) {
     for (int p = 0; p < pooled * pooled; p++) {
       V* corner = dense + (o * map + p / pooled * c.pool) * map + p % pooled * c.pool;
@@ -264,7 +264,7 @@ inline void unpool(const Convolution& c, const V* gradient, const Byte* winner, 
 // gradient: all output channels and kernel rows add up in registers.
 template <int K, int TILE>
 INLINE void spread_tile(const Convolution& c, int input, int row, int column, const V* dense, const V* weight, V* out) {
-  const int map = c.map(), taps = K * K;
+  const int map = c.covered(), taps = K * K;
   V sum[TILE + K - 1];
   for (int j = 0; j < TILE + K - 1; j++) sum[j] = out[j];
   const int first = std::max(0, row - map + 1), last = std::min(K - 1, row);
@@ -272,7 +272,7 @@ INLINE void spread_tile(const Convolution& c, int input, int row, int column, co
     for (int ky = first; ky <= last; ky++) {
       const V* g = dense + (o * map + row - ky) * map + column;
       const V* w = weight + (o * c.inputs + input) * taps + ky * K;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int x = 0; x < TILE; x++) {
         V value = g[x];
 #pragma GCC unroll 8
@@ -283,24 +283,24 @@ INLINE void spread_tile(const Convolution& c, int input, int row, int column, co
   for (int j = 0; j < TILE + K - 1; j++) out[j] = sum[j];
 }
 
+// A row from `column` on: as many tiles as fit, and the rest by tiles of half the size.
+template <int K, int TILE>
+void spread_row(const Convolution& c, int input, int row, int column, const V* dense, const V* weight, V* out) {
+  for (; column + TILE <= c.covered(); column += TILE)
+    spread_tile<K, TILE>(c, input, row, column, dense, weight, out + column);
+  if constexpr (TILE > 1) spread_row<K, TILE / 2>(c, input, row, column, dense, weight, out);
+}
+
 template <int K>
 void input_gradient(const Convolution& c, const V* dense, const V* weight, V* gradient) {
-  constexpr int TILE = REGISTERS / 4;
-  const int map = c.map();
   std::fill(gradient, gradient + c.input_count(), V{});
-  for (int i = 0; i < c.inputs; i++) {
-    for (int row = 0; row < c.size; row++) {
-      V* out = gradient + (i * c.size + row) * c.size;
-      int column = 0;
-      for (; column + TILE <= map; column += TILE)
-        spread_tile<K, TILE>(c, i, row, column, dense, weight, out + column);
-      for (; column < map; column++) spread_tile<K, 1>(c, i, row, column, dense, weight, out + column);
-    }
-  }
+  for (int i = 0; i < c.inputs; i++)
+    for (int row = 0; row < c.size; row++)
+      spread_row<K, REGISTERS / 4>(c, i, row, 0, dense, weight, gradient + (i * c.size + row) * c.size);
 }
 
 inline void input_gradient_any(const Convolution& c, const V* dense, const V* weight, V* gradient) {
-  const int map = c.map(), kernel = c.kernel;
+  const int map = c.covered(), kernel = c.kernel;
   std::fill(gradient, gradient + c.input_count(), V{});
   for (int o = 0; o < c.outputs; o++) {
     for (int i = 0; i < c.inputs; i++) {

@@ -21,9 +21,10 @@ struct Group {
   }
 
   void store(const std::vector<V>& vectors, float* rows) const {
-    const size_t count = vectors.size();
-    for (int lane = 0; lane < models; lane++)
-      for (size_t i = 0; i < count; i++) rows[row(lane) * count + i] = vectors[i][lane];
+    const int count = (int)vectors.size();
+    float* targets[LANES];
+    for (int lane = 0; lane < models; lane++) targets[lane] = rows + row(lane) * count;
+    separate(vectors.data(), count, (int)models, targets);
   }
 
   V load_scalars(const float* values) const {

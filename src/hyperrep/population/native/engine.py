@@ -20,7 +20,8 @@ from .compile import NativeUnavailable, load_library
 ACTIVATION_CODES = {"tanh": 0, "relu": 1, "gelu": 2, "sigmoid": 3}
 LARGEST_POOL = 16  # a winner's place in its window fits a byte
 LARGEST_CLASSES = 256  # a predicted class fits a byte
-SLICES = 16  # of a group's work, so that threads finish together whatever the number of groups
+SLICES = 16  # of a group's work, so that threads finish together whatever the number of groups,
+SMALLEST_SLICE = 500  # unless they had fewer images than this
 
 
 class NativeEngine:
@@ -192,8 +193,8 @@ class NativeEngine:
 
 
 def _slices(count: int, batch_size: int = 1) -> Iterator[tuple[int, int]]:
-    """Begin and end of SLICES parts of 0 ... count - 1, in whole batches: only the very last may be partial."""
-    step = max(1, -(-count // (SLICES * batch_size))) * batch_size
+    """Begin and end of parts of 0 ... count - 1, in whole batches: only the very last may be partial."""
+    step = -(-max(count // SLICES, SMALLEST_SLICE) // batch_size) * batch_size
     for begin in range(0, count, step):
         yield begin, min(begin + step, count)
 

@@ -44,7 +44,7 @@ class Pass {
     for (const auto& l : network.linears) counts.push_back(l.outputs);
     size_t total = 0, largest = 0;
     for (size_t count : counts) total += count, largest = std::max(largest, count);
-    capacity = std::clamp((int)(CACHE / (total * sizeof(V))), 1, 8);
+    capacity = std::clamp((int)(CACHE / (total * sizeof(V))), 1, 16);
     for (size_t count : counts) values.emplace_back(capacity * count);
     slopes.resize(counts.size());
     if (network.activation == GELU)

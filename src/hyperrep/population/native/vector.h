@@ -1,7 +1,7 @@
 // Lanes: one vector register holds the same number of LANES different networks.
 //
 // GCC and Clang vector extensions, so one source serves AVX-512, AVX2, SSE2 and Arm; intrinsics only where a compiler
-// misses an instruction that matters. Nothing here ever mixes lanes, except the loading of images: a network's
+// misses an instruction that matters. Nothing here ever mixes lanes, except on the way from rows and back: a network's
 // arithmetic is the same whatever its neighbours are.
 #pragma once
 
@@ -103,7 +103,7 @@ class NoDenormals {
 #endif
 };
 
-// ------------------------------------------------------------------------------------------------- loading images
+// --------------------------------------------------------------------------------------------- rows to lanes and back
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -133,21 +133,40 @@ INLINE V load(const float* from) {
 
 INLINE void store(V value, float* to) { __builtin_memcpy(to, &value, sizeof(V)); }
 
+// Turn rows into columns: log2(LANES) perfect shuffles.
+INLINE void transpose(V (&block)[LANES]) {
+  V zipped[LANES];
+#pragma GCC unroll 4
+  for (int half = 1; half < LANES; half *= 2) {
+#pragma GCC unroll 8
+    for (int k = 0; k < LANES / 2; k++) zip(block[k], block[k + LANES / 2], zipped[2 * k], zipped[2 * k + 1]);
+#pragma GCC unroll 16
+    for (int k = 0; k < LANES; k++) block[k] = zipped[k];
+  }
+}
+
 // Each row's numbers into the lane of its number: to[i][lane] = rows[lane][i].
 inline void interleave(const float* const* rows, int count, V* to) {
   int i = 0;
   for (; i + LANES <= count; i += LANES) {
-    V block[LANES], zipped[LANES];
+    V block[LANES];
     for (int lane = 0; lane < LANES; lane++) block[lane] = load(rows[lane] + i);
-#pragma GCC unroll 4
-    for (int half = 1; half < LANES; half *= 2) {  // log2(LANES) perfect shuffles transpose a square
-#pragma GCC unroll 8
-      for (int k = 0; k < LANES / 2; k++) zip(block[k], block[k + LANES / 2], zipped[2 * k], zipped[2 * k + 1]);
-#pragma GCC unroll 16
-      for (int k = 0; k < LANES; k++) block[k] = zipped[k];
-    }
+    transpose(block);
     for (int k = 0; k < LANES; k++) to[i + k] = block[k];
   }
   for (; i < count; i++)
     for (int lane = 0; lane < LANES; lane++) to[i][lane] = rows[lane][i];
+}
+
+// The way back, of the first `lanes` lanes.
+inline void separate(const V* from, int count, int lanes, float* const* rows) {
+  int i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    V block[LANES];
+    for (int k = 0; k < LANES; k++) block[k] = from[i + k];
+    transpose(block);
+    for (int lane = 0; lane < lanes; lane++) store(block[lane], rows[lane] + i);
+  }
+  for (; i < count; i++)
+    for (int lane = 0; lane < lanes; lane++) rows[lane][i] = from[i][lane];
 }

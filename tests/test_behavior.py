@@ -1,0 +1,143 @@
+"""The behavioural loss, alignment, and latents per neuron."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from hyperrep import HyperRepConfig, HyperRepModel, load_zoo
+from hyperrep.population import choose_engine, population_logits
+from hyperrep.representation.batched import encode_rows
+from hyperrep.training import TrainingConfig, train
+from hyperrep.training.behavior import BehavioralLoss
+from hyperrep.weights import random_permutations
+
+
+SETTINGS = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "latents_per": "neuron",
+    "neuron_latent_size": 2,
+    "contrast_weight": 0.0,
+    "align": True,
+    "permute": False,
+    "behavior_weight": 0.3,
+    "shuffled_weight": 0.1,
+    "behavior_images": 4,
+    "batch_size": 32,
+    "num_train_epochs": 4,
+    "checkpoint_epochs": 1,
+    "hidden_dropout_prob": 0.1,
+}
+
+
+@pytest.fixture
+def zoo(digits_zoo):
+    return load_zoo(digits_zoo)
+
+
+@pytest.fixture
+def behavior(zoo, digits_images) -> BehavioralLoss:
+    network = zoo.config.network_config()
+    config = TrainingConfig.from_dict(SETTINGS)
+    return BehavioralLoss(network, digits_images.train, config, choose_engine("auto", network))
+
+
+def neuron_model(zoo) -> HyperRepModel:
+    torch.manual_seed(0)
+    config = HyperRepConfig(
+        layout=zoo.config.layout,
+        hidden_size=16,
+        intermediate_size=16,
+        latents_per="neuron",
+        neuron_latent_size=2,
+        contrast_weight=0.0,
+        aligned=True,
+    )
+    return HyperRepModel(config).eval()
+
+
+def test_one_latent_a_neuron(zoo):
+    model = neuron_model(zoo)
+    assert model.config.latent_size == 2 * 48
+    latents = model.encode(zoo["test"].weights)
+    assert latents.shape == (len(zoo["test"]), 96)
+    assert model.decode(latents).shape == zoo["test"].weights.shape
+    # a neuron's latent reaches every weight, through attention
+    other = latents.clone()
+    other[:, 0] += 1
+    assert (model.decode(other) != model.decode(latents)).any(dim=0).float().mean() > 0.99
+
+
+def test_an_aligned_model_does_not_see_the_order_of_units(zoo):
+    model, weights = neuron_model(zoo), zoo["train"].weights[::7]
+    model.reference.copy_(weights[3])
+    permuted = weights.gather(1, random_permutations(zoo.config.weight_layout(), len(weights)))
+    assert not torch.equal(permuted, weights)
+    assert_close(encode_rows(model, permuted), encode_rows(model, weights))
+
+
+def test_alignment_is_part_of_the_checkpoint(zoo, tmp_path):
+    model = neuron_model(zoo)
+    model.reference.copy_(torch.randn(model.config.num_params))
+    model.save_pretrained(tmp_path)
+    loaded = HyperRepModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert_close(loaded.reference, model.reference, rtol=0, atol=0)  # not rounded to bf16
+
+
+def test_the_original_is_its_own_best_reconstruction(zoo, behavior):
+    original = zoo["train"].weights[-4:]
+    images = behavior.images[torch.arange(8)]
+    same = original.clone().requires_grad_()
+    loss = behavior.reconstruction(original, same, images)
+    probabilities = population_logits(behavior.network, original, images.pixels, behavior.engine).softmax(-1)
+    entropy = -(probabilities * probabilities.log()).sum(-1).mean()
+    assert loss.item() == pytest.approx(entropy.item(), rel=1e-4)
+    loss.backward()
+    assert same.grad.abs().max() < 1e-6
+    assert behavior.reconstruction(original, original + 0.1 * torch.randn_like(original), images) > loss
+
+
+def test_shuffling_keeps_every_dimensions_values_and_mixes_networks(zoo, behavior):
+    model = neuron_model(zoo)
+    latents = model.encode(zoo["train"].weights[::6]).detach()
+    decoded = []
+    decode = model.decode
+    model.decode = lambda z: decoded.append(z) or decode(z)
+    behavior.shuffled(model, latents, behavior.images[torch.arange(2)], torch.Generator().manual_seed(0))
+    (shuffled,) = decoded
+    assert_close(shuffled.sort(dim=0).values, latents.sort(dim=0).values, rtol=0, atol=0)
+    sources = (shuffled[:, None, :] == latents[None]).int().argmax(dim=1)
+    assert (torch.tensor([len(row.unique()) for row in sources]) > 3).all()
+
+
+def test_its_gradient_reaches_the_decoder(zoo, behavior):
+    model = neuron_model(zoo).train()
+    output = model(zoo["train"].weights[:8])
+    losses = behavior(model, zoo["train"].weights[:8], output, 8, torch.Generator().manual_seed(0))
+    expected = output.loss + 0.3 * losses["behavior_loss"] + 0.1 * losses["shuffled_loss"]
+    assert_close(losses["loss"], expected)
+    (losses["behavior_loss"] + losses["shuffled_loss"]).backward()
+    assert all(parameter.grad is not None for parameter in model.decoder.parameters())
+
+
+def test_a_run_that_died_and_was_resumed_gives_the_same_bytes(zoo, tmp_path, monkeypatch):
+    config = TrainingConfig.from_dict(SETTINGS)
+    train(config, zoo, tmp_path / "whole")
+
+    steps = 0
+    call = BehavioralLoss.__call__
+
+    def dies(self, *args):
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            raise RuntimeError("the power is gone")
+        return call(self, *args)
+
+    monkeypatch.setattr(BehavioralLoss, "__call__", dies)
+    with pytest.raises(RuntimeError, match="power"):
+        train(config, zoo, tmp_path / "broken")
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
+    train(config, zoo, tmp_path / "broken", resume=True)
+    for name in ("model.safetensors", "sampler/latents.safetensors"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
