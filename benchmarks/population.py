@@ -1,16 +1,19 @@
 """How fast each engine trains the poster's network by the published MNIST protocol (batch 10, Adam), side by side.
 
     make benchmark                                   # or: python benchmarks/population.py --output results.jsonl
+    CXXFLAGS=-march=haswell python benchmarks/population.py                 # the kernels as AVX2 alone would run them
 
 About five minutes on two cores. Every way is measured in turn, round after round, so that a drifting machine hurts all
 alike; medians are printed, in microseconds per image and model, forward + backward + update:
 
 - processes: one single-threaded PyTorch process a core, one model each, as research code and every peer does;
 - vmap, native: our engines, on all cores;
+- evaluation: the native engine's forward pass alone;
 - arithmetic: 0.93 MFLOP (two a multiply-add; dense through pooling; no gradient for the image) at the rate of the
   machine's own float32 matrix product.
 
-Images are random: the work does not depend on them.
+Then time against the number of models, one group of lanes (one busy core) being the unit. Images are random: the work
+does not depend on them.
 """
 
 import argparse
@@ -56,6 +59,14 @@ def train_seconds(engine, models: int, num_images: int) -> float:
     return time.perf_counter() - start
 
 
+def evaluate_seconds(engine, models: int, num_images: int) -> float:
+    pixels, labels = data(num_images)
+    weights = initial_weights(NETWORK, list(range(models)))
+    start = time.perf_counter()
+    engine.evaluate(NETWORK, weights, pixels, labels)
+    return time.perf_counter() - start
+
+
 def _one_process(num_images: int, barrier, seconds) -> None:
     torch.set_num_threads(1)
     train_seconds(LoopEngine(), 1, 200)  # warm up
@@ -94,11 +105,12 @@ def main() -> None:
     native, vmap = choose_engine("native", NETWORK), choose_engine("vmap", NETWORK)
     models = native.lanes * cores
     train_seconds(native, models, 500)  # compiles on first use
-    measured: dict[str, list[float]] = {"processes": [], "vmap": [], "native": [], "matmul": []}
+    measured: dict[str, list[float]] = {"processes": [], "vmap": [], "native": [], "evaluation": [], "matmul": []}
     for _ in range(arguments.rounds):
         measured["processes"].append(processes_seconds(cores, 2_000) / (cores * 2_000))
         measured["vmap"].append(train_seconds(vmap, 64, 200) / (64 * 200))
         measured["native"].append(train_seconds(native, models, 5_000) / (models * 5_000))
+        measured["evaluation"].append(evaluate_seconds(native, models, 5_000) / (models * 5_000))
         matmul_rate()
         measured["matmul"].append(matmul_rate())
     median = {name: statistics.median(values) for name, values in measured.items()}
@@ -114,7 +126,7 @@ def main() -> None:
         print(f"{what:52}{value:10.2f} {unit}{extent}")
 
     print(f"{machine_name()}; native lanes {native.lanes}\n")
-    for name in ("processes", "vmap", "native"):
+    for name in ("processes", "vmap", "native", "evaluation"):
         report(name, 1e6 * median[name], "us per image and model", [1e6 * value for value in measured[name]])
     report("arithmetic at the matrix product's rate", 1e6 * arithmetic, "us per image and model")
     report("matrix product, float32", median["matmul"] / 1e9, "GFLOP/s")
@@ -124,12 +136,13 @@ def main() -> None:
 
     print("\ntime against number of models, native, 1,000 images")
     base = None
-    for count in (32, 64, 128, 256, 512, 1024):
+    for count in (16, 32, 64, 128, 256, 512, 1024):
         seconds = statistics.median(train_seconds(native, count, 1_000) for _ in range(3))
         base = base or seconds / count
-        report(f"{count} models, against the linear cost of 32", seconds / count / base, "times")
+        report(f"{count} models", seconds, "s")
+        report(f"{count} models, against the linear cost of 16", seconds / count / base, "times")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    report("peak memory, 1,024 models", peak, "MiB")
+    report("peak memory of all this", peak, "MiB")
     if arguments.output:
         arguments.output.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -94,7 +94,7 @@ def test_mistakes_are_one_line_and_exit_code_2(hyperrep, tmp_path, digits_zoo, r
         f"sample {r} --output existing": "existing exists",
         f"sample {r} --output existing --overwrite": "not overwritten",
         "sample pickled --output out": "pytorch_model.bin but no model.safetensors",
-        f"card {z}": "is not a representation",
+        "card existing": "is not a representation",
         "push existing org/name": "has no README.md",
     }
     for command, reason in mistakes.items():
@@ -129,6 +129,7 @@ def test_the_story_by_commands(hyperrep, tmp_path):
         "sample model --num-models 3 --output samples",
         "evaluate finetune model --zoo zoo --num-models 3 --epochs 1",
         "card model --repo org/model",
+        "card zoo",
     ):
         code, out, err = hyperrep(command)
         assert code == 0, err

@@ -93,13 +93,20 @@ def finetune(
 
 
 def card(
-    representation: Annotated[Path, typer.Argument(help="Local folder of a representation.")],
+    folder: Annotated[Path, typer.Argument(help="Local folder of a representation or a zoo.")],
     repo: Annotated[str, typer.Option(help="Hub id the card's examples name.")] = "org/hyperrep",
 ) -> None:
-    """Write the model card, README.md, from the results files."""
-    from hyperrep.cards import write_model_card
+    """Write the card, README.md, from the results files or the zoo's data."""
+    if (folder / "zoo_config.json").exists():
+        from hyperrep.zoo import load_zoo
+        from hyperrep.zoo.card import write_card
 
-    typer.echo(f"wrote {write_model_card(representation, repo)}")
+        zoo = load_zoo(folder)
+        typer.echo(f"wrote {write_card(folder, zoo.config, zoo.splits)}")
+    else:
+        from hyperrep.cards import write_model_card
+
+        typer.echo(f"wrote {write_model_card(folder, repo)}")
 
 
 def push(

@@ -40,6 +40,10 @@ Published values: rows B_T of Schürholt et al., NeurIPS 2022. $images_note
 
 ## How it was trained
 
+```bash
+$command
+```
+
 | | |
 |---|---|
 | images | $images: $train_size to train, $validation_size to validate, $test_size to test |
@@ -62,8 +66,8 @@ Code: Apache-2.0. Zoo: CC-BY-4.0; the images keep their own terms.
 )
 
 
-def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"]) -> None:
-    """Write `README.md` and `accuracy.png` into a zoo's folder."""
+def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"]) -> Path:
+    """Write `README.md` and `accuracy.png` into a zoo's folder; returns the card's path."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
     statistics = accuracy_by_epoch(splits)
@@ -93,6 +97,7 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
         repo=f"org/cnn-zoo-{config.protocol['name']}",
         accuracy_table=_accuracy_table(statistics, published),
         images_note=_images_note(config),
+        command=_command(config),
         train_size=f"{config.images['train']:,}",
         validation_size=f"{config.images['validation']:,}",
         test_size=f"{config.images['test']:,}",
@@ -114,7 +119,21 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
         made_with=", ".join(f"{key} {value}" for key, value in config.made_with.items()),
         split_sizes=", ".join(f"{name} {len(rows):,} checkpoints" for name, rows in splits.items()),
     )
-    DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}").save(folder / "README.md")
+    path = folder / "README.md"
+    DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}").save(path)
+    return path
+
+
+def _command(config: "ZooConfig") -> str:
+    """The command that builds this zoo."""
+    protocol, last = config.protocol, config.protocol["epochs"]
+    parts = [f"hyperrep zoo build --protocol {protocol['name']} --images {protocol['images']}"]
+    parts.append(f"--models {config.num_models} --epochs {last}")
+    if len(config.epochs) <= last:
+        parts.append(f"--keep-epochs {','.join(map(str, config.epochs))}")
+    if protocol["first_seed"] != 1:
+        parts.append(f"--first-seed {protocol['first_seed']}")
+    return " ".join([*parts, f"--output cnn-zoo-{protocol['name']}"])
 
 
 def accuracy_by_epoch(splits: dict[str, "ZooSplit"]) -> dict[int, tuple[float, float, int]]:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -239,7 +240,7 @@ def _floats(tensor: Tensor) -> np.ndarray:
     return _array(tensor, np.float32)
 
 
-def _call(function, *arguments: np.ndarray | float | None) -> int:
+def _call(function: Any, *arguments: Any) -> int:
     """Call a kernel: arrays go as pointers, whole numbers as int64_t, others as float, None as the null pointer."""
     return function(*map(_to_c, arguments))
 
