@@ -215,3 +215,10 @@ def test_align_brings_other_networks_closer_and_keeps_their_functions(network):
     assert ((aligned - reference).norm(dim=1) < (weights - reference).norm(dim=1)).all()
     assert torch.equal(aligned.sort(dim=1).values, weights.sort(dim=1).values)
     torch.testing.assert_close(outputs(network, aligned), outputs(network, weights), rtol=0, atol=1e-11)
+
+
+def test_a_network_without_hidden_units_has_one_order():
+    layout = WeightLayout((("linears.0.weight", (3, 4)), ("linears.0.bias", (3,))))
+    weights = torch.randn(5, layout.num_params)
+    assert torch.equal(weights.gather(1, random_permutations(layout, 5)), weights)
+    assert torch.equal(align(weights, weights[0], layout), weights)

@@ -534,3 +534,14 @@ def test_zoo_images_takes_the_same_images_from_elsewhere_and_refuses_others(tmp_
         zoo_images(zoo, str(other))
     with pytest.raises(UserError, match=r"was trained on 24 images of pets .*digits gives 24 others"):
         zoo_images(zoo, "digits")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"models": 6}, "models"), ({"epochs": 3}, "epochs, keep_epochs"), ({"first_seed": 2}, "first")],
+)
+def test_a_complete_zoo_is_not_taken_for_another(changes, named, images, folder):
+    before = contents(folder)
+    with pytest.raises(UserError, match=rf"other settings \({named}"):
+        build_zoo(settings(**changes), images, LoopEngine(), folder, resume=True)
+    assert contents(folder) == before

@@ -31,6 +31,8 @@ def align(weights: Tensor, reference: Tensor, layout: WeightLayout) -> Tensor:
     Returns:
         `Tensor`: (networks, num_params), a reordered copy.
     """
+    if len(layout.layers) == 1:
+        return weights.clone()
     return weights.gather(1, permutation_indices(layout, matching_orders(weights, reference, layout)))
 
 

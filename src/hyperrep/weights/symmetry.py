@@ -32,6 +32,8 @@ def random_permutations(
         torch.rand(batch_size, layer.num_units, generator=generator, device=device).argsort(dim=1)
         for layer in layout.layers[:-1]
     ]
+    if not orders:  # a single layer has no hidden units to reorder
+        return torch.arange(layout.num_params, device=device).expand(batch_size, -1)
     return permutation_indices(layout, orders)
 
 

@@ -122,24 +122,42 @@ def _claim(output: Path, work: Path, fingerprint: dict, resume: bool, overwrite:
             shutil.rmtree(output)
         elif not resume:
             raise UserError(f"{output} exists; go on with --resume, start again with --overwrite, or choose another.")
-        elif not work.exists():
-            if not (output / CONFIG_NAME).exists():
-                raise UserError(f"{output} is not a zoo and holds no build to resume. Choose another folder.")
+        elif (output / CONFIG_NAME).exists():
+            _check_same(output, _complete_fingerprint(output), fingerprint)
+            shutil.rmtree(work, ignore_errors=True)  # a kill may have come between the last file and the tidying up
             return False
+        elif not work.exists():
+            raise UserError(f"{output} is not a zoo and holds no build to resume. Choose another folder.")
     settings_path = work / "settings.json"
     if settings_path.exists():
-        previous = json.loads(settings_path.read_text())
-        if changed := [key for key in fingerprint if previous.get(key) != fingerprint[key]]:
-            raise UserError(
-                f"{output} was begun with other settings ({', '.join(changed)} differ); resume with the same ones, "
-                "or start again with --overwrite."
-            )
+        _check_same(output, json.loads(settings_path.read_text()), fingerprint)
     else:
         work.mkdir(parents=True, exist_ok=True)
         _write_atomically(settings_path, lambda path: path.write_text(json.dumps(fingerprint, indent=2)))
     for leftover in work.glob("*.tmp"):
         leftover.unlink()
     return True
+
+
+def _check_same(output: Path, previous: dict, fingerprint: dict) -> None:
+    if changed := [key for key in previous if previous[key] != fingerprint.get(key)]:
+        raise UserError(
+            f"{output} was begun with other settings ({', '.join(changed)} differ); resume with the same ones, "
+            "or start again with --overwrite."
+        )
+
+
+def _complete_fingerprint(output: Path) -> dict:
+    """What a complete zoo says of the settings it was built with."""
+    config = json.loads((output / CONFIG_NAME).read_text())
+    return {
+        "models": config["num_models"],
+        "epochs": config["protocol"]["epochs"],
+        "keep_epochs": config["epochs"],
+        "first_seed": config["protocol"]["first_seed"],
+        "images": config["images"]["fingerprint"],
+        "engine": config["made_with"]["engine"],
+    }
 
 
 def _write_atomically(path: Path, write) -> None:
