@@ -4,8 +4,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from .configuration_small_cnn import SmallCNNConfig
 from .image_processing_small_cnn import SmallCNNImageProcessor
-from .initialization import initial_weights
 from .modeling_small_cnn import SmallCNNForImageClassification
+from .seeds import initial_weights
 
 
 # exist_ok: a notebook that reloads the package registers a second time.
