@@ -62,18 +62,24 @@ def worker(folder: Path) -> None:
     save_file(gradients, folder / f"gradients-{rank}-of-{processes}.safetensors")
 
 
-def run_two_processes(script: Path, *arguments: str | Path) -> None:
+# `accelerate launch --cpu --num_processes 2` starts one process only; --multi_gpu with ACCELERATE_USE_CPU starts two
+ACCELERATE = (
+    "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
+    "--mixed_precision no --dynamo_backend no"
+)
+TORCHRUN = "torch.distributed.run --standalone --nproc_per_node 2"
+
+
+def run_two_processes(launcher: str, script: Path, *arguments: str | Path) -> None:
     python_path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": python_path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [*launcher, str(script), *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-m", *launcher.split(), str(script), *map(str, arguments)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
 
 
 def test_gradients_of_two_processes_are_those_of_one(tmp_path):
-    run_two_processes(Path(__file__), tmp_path)
+    run_two_processes(TORCHRUN, Path(__file__), tmp_path)
     results = sorted(tmp_path.iterdir())
     assert [path.name for path in results] == ["gradients-0-of-2.safetensors", "gradients-1-of-2.safetensors"]
     expected = gradients_of_one_process()
@@ -92,7 +98,7 @@ def test_training_on_two_processes_gives_the_model_of_one(tmp_path):
     settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.3}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings))
-    run_two_processes(ROOT / "scripts" / "train.py", config, "--zoo", zoo, "--output", tmp_path / "two")
+    run_two_processes(ACCELERATE, ROOT / "scripts" / "train.py", config, "--zoo", zoo, "--output", tmp_path / "two")
     one = train(TrainingConfig.from_dict(settings), zoo, tmp_path / "one")
     two = json.loads((tmp_path / "two" / "results" / "training.json").read_text())
     assert (one["machine"]["processes"], two["machine"]["processes"]) == (1, 2)

@@ -413,7 +413,7 @@ def test_the_same_source_serves_narrower_vectors(flags, lanes, monkeypatch, tmp_
     if native_compile.platform.machine() != "x86_64" or LANES < 8:
         pytest.skip("needs an x86 processor with AVX2")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CXXFLAGS", flags)
+    monkeypatch.setenv("HYPERREP_CXXFLAGS", flags)
     native_compile.load_library.cache_clear()
     try:
         engine = NativeEngine(threads=1)
