@@ -1,7 +1,7 @@
 """How fast each engine trains the poster's network by the published MNIST protocol (batch 10, Adam), side by side.
 
     make benchmark                                   # or: python benchmarks/population.py --output results.jsonl
-    CXXFLAGS=-march=haswell python benchmarks/population.py                 # the kernels as AVX2 alone would run them
+    HYPERREP_CXXFLAGS=-march=haswell python benchmarks/population.py        # the kernels as AVX2 alone would run them
 
 About five minutes on two cores. Every way is measured in turn, round after round, so that a drifting machine hurts all
 alike; medians are printed, in microseconds per image and model, forward + backward + update:

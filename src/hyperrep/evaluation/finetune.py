@@ -110,9 +110,13 @@ def evaluate_finetune(
             key = asdict(settings) | {"images": images.fingerprint, "weights": weights.double().sum().item()}
             outcome = _read_outcome(path, key)
             if outcome is None:
-                outcome = _finetune(network, recipe, images, weights, training_errors.predictions, engine, settings)
+                outcome = _finetune(
+                    network, recipe, images, weights, training_errors.predictions, engine, settings, progress
+                )
                 _write_outcome(path, key, outcome)
-            progress.update(settings.num_models * settings.epochs)
+            else:
+                progress.update(settings.num_models * settings.epochs)
+                progress.initial = progress.n  # an honest rate counts only what this run trains
             rows.extend(_outcome_rows(outcome, method, variant, fields))
     return rows
 
@@ -205,15 +209,16 @@ def _finetune(
     training_predictions: Tensor,
     engine: Engine,
     settings: FinetuneSettings,
+    progress: tqdm,
 ) -> dict:
     """Accuracy after every epoch (epochs + 1, models), and similarities of the networks before fine-tuning."""
     start = time.perf_counter()
     first = FIRST_ORDER_SEED * (settings.seed + 1)
     seeds: Sequence[int] = range(first, first + len(weights))
-    accuracy = [
-        result.test.accuracy.tolist()
-        for result in train_population(network, recipe, images, seeds, settings.epochs, engine, weights=weights)
-    ]
+    accuracy = []
+    for result in train_population(network, recipe, images, seeds, settings.epochs, engine, weights=weights):
+        accuracy.append(result.test.accuracy.tolist())
+        progress.update(len(weights) if result.epoch > 0 else 0)
     labels = images.test.labels
     predictions = engine.evaluate(network, weights, images.test.pixels, labels, predictions=True).predictions
     assert predictions is not None

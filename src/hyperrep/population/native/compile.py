@@ -14,7 +14,7 @@ from pathlib import Path
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-Wno-psabi")
-TUNING = (("-march=native",), ())  # the second where the compiler refuses the first; then the user's CXXFLAGS
+TUNING = (("-march=native",), ())  # the second where the compiler refuses the first
 
 
 class NativeUnavailable(RuntimeError):
@@ -29,7 +29,7 @@ def load_library() -> ctypes.CDLL:
     a shared home compiles afresh.
 
     Raises:
-        NativeUnavailable: if there is no C++ compiler, or it fails on our source.
+        NativeUnavailable: if there is no C++ compiler, it fails on our source, or the cache cannot be written.
     """
     compiler = _find_compiler()
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()[:1]
@@ -40,9 +40,12 @@ def load_library() -> ctypes.CDLL:
     for part in [*(path.read_bytes() for path in sources), how.encode()]:
         key.update(part)
     library = _cache_folder() / f"engine-{key.hexdigest()[:24]}.so"
-    if not library.exists():
-        _compile(compiler, folder / "engine.cpp", library)
-    return ctypes.CDLL(str(library))
+    try:
+        if not library.exists():
+            _compile(compiler, folder / "engine.cpp", library)
+        return ctypes.CDLL(str(library))
+    except OSError as error:  # a read-only home, a full disk
+        raise NativeUnavailable(f"{error}; set XDG_CACHE_HOME to a folder the kernels can be kept in") from error
 
 
 def _find_compiler() -> str:
@@ -53,7 +56,11 @@ def _find_compiler() -> str:
 
 
 def _user_flags() -> list[str]:
-    return shlex.split(os.environ.get("CXXFLAGS", ""))
+    """Further flags, say `-march=haswell` to see how fast a processor without AVX-512 would be.
+
+    Not $CXXFLAGS: conda sets that to an architecture of 2004.
+    """
+    return shlex.split(os.environ.get("HYPERREP_CXXFLAGS", ""))
 
 
 def _processor() -> str:

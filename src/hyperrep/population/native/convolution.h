@@ -1,7 +1,8 @@
 // Convolution and max-pool, forward and backward, for LANES networks at once and one image each.
 //
-// Every array is an array of V: entry i holds number i of all LANES networks. Maps are (channels, height, width). All
-// kernels here are bound by multiply-adds: a tile of sums stays in registers, so that each number loaded serves several.
+// Every array is an array of V: entry i holds number i of all LANES networks. Maps are (channels, height, width).
+// All kernels here are bound by multiply-adds: a tile of sums stays in registers, so that each number loaded serves
+// several.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +45,8 @@ INLINE void correlate(const Convolution& c, const V* corner, const V* weight, co
   }
 }
 
-// Keep the larger of two values and its place in the window. The first of equals wins, and NaN over all, as in PyTorch.
+// Keep the larger of two values and its place in the window. The first of equals wins, and NaN over all, as in
+// PyTorch.
 INLINE void keep_larger(V value, int place, V& best, I& which) {
   Mask better = is_larger(value, best) | is_nan(value);
   best = choose(better, value, best);
@@ -132,10 +134,10 @@ inline void convolve(const Convolution& c, const V* in, const V* weight, const V
 
 // ------------------------------------------------------------------------------- backward: gradient of the kernels
 
-// Rows first_row ... first_row + ROWS - 1 of the gradient of a K x K kernel, after a pool of 2 x 2, from the pooled rows
-// `begin` to `end`. Only a window's winner has a gradient, but the winner differs from lane to lane: choose the input
-// row under it, and multiply by a gradient that is zero in the other column. That takes 4/5 of the time of multiplying
-// by all four positions.
+// Rows first_row ... first_row + ROWS - 1 of the gradient of a K x K kernel, after a pool of 2 x 2, from the pooled
+// rows `begin` to `end`. Only a window's winner has a gradient, but the winner differs from lane to lane: choose the
+// input row under it, and multiply by a gradient that is zero in the other column. That takes 4/5 of the time of
+// multiplying by all four positions.
 template <int K, int ROWS>
 INLINE void pooled_gradient_rows(const Convolution& c, int first_row, int begin, int end, const V* in,
                                  const V* gradient, const Byte* winner, V* kernel_gradient) {
@@ -187,8 +189,8 @@ void pooled_gradient(const Convolution& c, const V* in, const V* gradient, const
   }
 }
 
-// The same from a dense gradient, that is one of the map before pooling, as far as windows cover it. Add TILE x TILE positions' share to a kernel's
-// gradient, which stays in registers. `in` and `dense` point at the tile's corner.
+// The same from a dense gradient, that is one of the map before pooling, as far as windows cover it. Add TILE x TILE
+// positions' share to a kernel's gradient, which stays in registers. `in` and `dense` point at the tile's corner.
 template <int K, int TILE>
 INLINE void dense_gradient_tile(const V* in, int size, const V* dense, int map, V (&sum)[K * K]) {
   V g[TILE * TILE];
@@ -238,7 +240,8 @@ inline void dense_gradient_any(const Convolution& c, const V* in, const V* dense
         const V* x = in + (i * c.size + k / c.kernel) * c.size + k % c.kernel;
         V sum = V{};
         for (int y = 0; y < map; y++)
-          for (int column = 0; column < map; column++) sum += dense[(o * map + y) * map + column] * x[y * c.size + column];
+          for (int column = 0; column < map; column++)
+            sum += dense[(o * map + y) * map + column] * x[y * c.size + column];
         weight_gradient[(o * c.inputs + i) * taps + k] += sum;
       }
     }
@@ -263,7 +266,8 @@ inline void unpool(const Convolution& c, const V* gradient, const Byte* winner, 
 // TILE neighbouring positions of the dense gradient's rows, spread over TILE + K - 1 entries of one row of the input
 // gradient: all output channels and kernel rows add up in registers.
 template <int K, int TILE>
-INLINE void spread_tile(const Convolution& c, int input, int row, int column, const V* dense, const V* weight, V* out) {
+INLINE void spread_tile(const Convolution& c, int input, int row, int column, const V* dense, const V* weight,
+                        V* out) {
   const int map = c.covered(), taps = K * K;
   V sum[TILE + K - 1];
   for (int j = 0; j < TILE + K - 1; j++) sum[j] = out[j];

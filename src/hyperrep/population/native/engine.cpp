@@ -1,9 +1,9 @@
 // The C interface: train, evaluate and differentiate a group of up to LANES networks. Called through ctypes, which
 // releases Python's lock, so that groups run on several threads.
 //
-// Arrays have one row a network: weights and optimiser state (models, parameters), order (models, order_stride), and so
-// on; images are (images, pixels). A group is the rows `first_model` ... `first_model + models - 1`. Lanes left over
-// repeat its last network, and are not written. Every function returns soon after *stop is no longer zero.
+// Arrays have one row a network: weights and optimiser state (models, parameters), order (models, order_stride), and
+// so on; images are (images, pixels). A group is the rows `first_model` ... `first_model + models - 1`. Lanes left
+// over repeat its last network, and are not written. Every function returns soon after *stop is no longer zero.
 #include "network.h"
 
 namespace {
@@ -95,16 +95,15 @@ void hyperrep_train(const int32_t* description, int64_t first_model, int64_t mod
   const Update update{(Optimizer)optimizer, group.load_scalars(learning_rate), group.load_scalars(weight_decay),
                       momentum};
   Pass pass(network);
+  const auto image_of = [&](int lane, int64_t position) { return order[group.row(lane) * order_stride + position]; };
 
   for (int64_t start = begin; start < end && !stopped(stop); start += batch_size) {
     const int64_t batch_end = std::min(end, start + batch_size);
     for (int64_t next = start; next < batch_end; next += pass.capacity) {
       const int count = (int)std::min<int64_t>(pass.capacity, batch_end - next);
-      int64_t index[LANES];
-      const float* sources[LANES];
       for (int n = 0; n < count; n++) {
-        for (int lane = 0; lane < LANES; lane++)
-          sources[lane] = images + order[group.row(lane) * order_stride + next + n] * pixels;
+        const float* sources[LANES];
+        for (int lane = 0; lane < LANES; lane++) sources[lane] = images + image_of(lane, next + n) * pixels;
         interleave(sources, pixels, pass.image(n));
       }
       pass.forward(count, w.data());
@@ -115,8 +114,7 @@ void hyperrep_train(const int32_t* description, int64_t first_model, int64_t mod
         const I predicted = predicted_class(logits, classes);
         softmax(logits, classes, logit_gradient, log_total);
         for (int lane = 0; lane < LANES; lane++) {
-          index[lane] = order[group.row(lane) * order_stride + next + n];
-          const int64_t label = labels[index[lane]];
+          const int64_t label = labels[image_of(lane, next + n)];
           logit_gradient[label][lane] -= 1.0f;
           if (lane >= models) continue;
           loss[group.row(lane)] += (double)log_total[lane] - logits[label][lane];
@@ -133,8 +131,8 @@ void hyperrep_train(const int32_t* description, int64_t first_model, int64_t mod
   group.store(v, second);
 }
 
-// Evaluate on images `begin` to `end`. Adds to `loss` and `correct` as above; `predictions` (models, predictions_stride)
-// may be null.
+// Evaluate on images `begin` to `end`. Adds to `loss` and `correct` as above; `predictions` (models,
+// predictions_stride) may be null.
 void hyperrep_evaluate(const int32_t* description, int64_t first_model, int64_t models, const float* weights,
                        const float* images, const int64_t* labels, int64_t begin, int64_t end, double* loss,
                        int64_t* correct, uint8_t* predictions, int64_t predictions_stride, const int32_t* stop) {

@@ -3,8 +3,8 @@
 
 #include "vector.h"
 
-// 2^n e^r = e^x with a whole n and |r| <= ln(2)/2. Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, and
-// leaves n in the low bits of the sum.
+// 2^n e^r = e^x with a whole n and |r| <= ln(2)/2. Adding and subtracting 1.5 * 2^23 rounds to the nearest integer,
+// and leaves n in the low bits of the sum.
 constexpr float LOG2_E = 1.44269504088896341f, ROUND = 12582912.0f;
 constexpr float LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;  // ln 2 in two parts: n * LN2_HIGH is exact
 
@@ -29,8 +29,8 @@ INLINE V exponential(V x) {
   return p * (V)power;  // a product, so that NaN stays NaN
 }
 
-// tanh(x), accurate deep into saturation: networks that start from U(0, 1) live there, and learn through what is left of
-// 1 - tanh^2.
+// tanh(x), accurate deep into saturation: networks that start from U(0, 1) live there, and learn through what is left
+// of 1 - tanh^2.
 INLINE V hyperbolic_tangent(V x) {
   V a = at_most(15.0f, absolute(x));  // tanh is 1 from 9.02 on
   V rounded = a * (2.0f * LOG2_E) + ROUND;

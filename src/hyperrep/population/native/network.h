@@ -109,7 +109,9 @@ class Pass {
   static constexpr size_t CACHE = 256 << 10;  // bytes
 
   V* value(size_t layer, int n) { return values[layer].data() + n * counts[layer]; }
-  Byte* winner(size_t layer, int n) { return winners[layer].data() + (winners[layer].empty() ? 0 : n * counts[layer + 1]); }
+  Byte* winner(size_t layer, int n) {
+    return winners[layer].empty() ? nullptr : winners[layer].data() + n * counts[layer + 1];
+  }
 
   void apply_activation(size_t layer, int images) {
     activate(network.activation, images * counts[layer], values[layer].data(), slopes[layer].data());

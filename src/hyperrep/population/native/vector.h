@@ -50,8 +50,8 @@ INLINE V square_root(V x) {
 #endif
 }
 
-// 1/x to about one unit in the last place, for x neither zero nor infinite. The hardware's estimate and one Newton step
-// take a third of a division.
+// 1/x to about one unit in the last place, for x neither zero nor infinite. The hardware's estimate and one Newton
+// step take a third of a division.
 INLINE V reciprocal(V x) {
 #ifdef HYPERREP_AVX512
   V estimate = (V)_mm512_rcp14_ps((__m512)x);
