@@ -51,7 +51,9 @@ $results
 
 Generated networks have the architecture and the preprocessing of the zoo. The sampler `$sampler` is the stored
 default; `as_released` repeats the sampling of the paper's published code, whose samples are near-copies of training
-models. Read accuracy together with similarity.
+models. Read accuracy together with similarity. With the behavioural loss on (`behavior_weight` or `shuffled_weight`
+above 0), the decoder was also trained on how decoded networks answer to labelled training images: part of what samples
+can do, it has learned itself, and their accuracy is not that of the paper's method.
 
 Licence: Apache-2.0.
 """

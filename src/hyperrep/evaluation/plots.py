@@ -49,7 +49,7 @@ def draw_finetune_curves(axes, rows: Sequence[ResultRow], variants: Sequence[str
         ylim=(0, 100),
     )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(framealpha=0.8, fontsize=8, loc="best")
 
 
 def draw_filters(axes, filters: Tensor) -> None:
