@@ -253,6 +253,24 @@ def test_a_missing_folder_is_named(tmp_path):
         load_images(str(tmp_path / "nowhere"), SmallCNNImageProcessor(**MNIST_ROOM), 0.25)
 
 
+def test_one_of_several_configurations_is_named_after_a_colon(tmp_path):
+    both = tmp_path / "both"
+    for name, count in (("digits", 12), ("letters", 20)):
+        write_folder(both / name, {"train": count, "test": 4})
+    configurations = "".join(
+        f"- config_name: {name}\n  data_files:\n  - {{split: train, path: {name}/train-*}}\n"
+        f"  - {{split: test, path: {name}/test-*}}\n"
+        for name in ("digits", "letters")
+    )
+    (both / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
+    processor = SmallCNNImageProcessor(**MNIST_ROOM)
+    assert len(load_images(f"{both}:letters", processor, 0.25).train) == 15
+    with pytest.raises(UserError, match=r"digits.*letters"):
+        load_images(str(both), processor, 0.25)
+    with pytest.raises(UserError, match=r"digits.*letters"):
+        load_images(f"{both}:words", processor, 0.25)
+
+
 def test_an_empty_folder_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty"):

@@ -75,7 +75,8 @@ def load_images(
     """Load and preprocess an image data set.
 
     Args:
-        source (`str`): Hub id, local folder, or `digits`.
+        source (`str`): Hub id, local folder, or `digits`. A data set of several configurations wants one after a
+            colon: `ufldl-stanford/svhn:cropped_digits`.
         processor ([`SmallCNNImageProcessor`]): preprocessing.
         validation_fraction (`float`): share of the training images held out for validation, drawn with seed 42.
         max_images (`int`, *optional*): use only so many training images (before the validation split), and a
@@ -130,10 +131,13 @@ def _hub_or_folder(
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
-    if not Path(source).is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+    place, _, configuration = source.partition(":") if not Path(source).is_dir() else (source, "", "")
+    if not Path(place).is_dir() and (place.startswith((".", "/", "~")) or place.count("/") > 1):
         raise UserError(f"no image folder at {source!r}; give an existing folder, a Hub id or 'digits'.")
     try:
-        data = load_dataset(source, revision=revision, token=token)
+        data = load_dataset(place, configuration or None, revision=revision, token=token)
+    except ValueError as error:  # several configurations and none named, or one that does not exist
+        raise UserError(f"images {source!r}: {' '.join(str(error).split())}") from error
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise UserError(
             f"images {source!r} are neither a local folder nor reachable on the Hub ({str(error).splitlines()[0]})."

@@ -70,7 +70,7 @@ PROTOCOLS = {
         Protocol(
             "svhn",
             "SVHN",
-            images="ufldl-stanford/svhn",
+            images="ufldl-stanford/svhn:cropped_digits",
             network=_GREY_NETWORK,
             image_processor={"num_channels": 1, "fit": "crop", "image_mean": [0.5], "image_std": [0.5]},
             recipe=Recipe("adam", learning_rate=3e-3, batch_size=10),
