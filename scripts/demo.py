@@ -2,7 +2,7 @@
 
     make demo            # or: python scripts/demo.py --output demo
 
-About five minutes on two CPU cores, without a network. Leaves in `demo/`: the zoo, the representation with its card
+Two to five minutes on two CPU cores, without a network. Leaves in `demo/`: the zoo, the representation with its card
 and results, twelve generated checkpoints, and `report.png`.
 """
 
@@ -55,8 +55,11 @@ def main() -> int:
         if code:
             return code
 
+    from transformers.utils.logging import disable_progress_bar
+
     from hyperrep.evaluation.demo_report import draw_report
 
+    disable_progress_bar()  # a bar for every small checkpoint
     print("\n6. Load one of them as any Hugging Face model, and draw the report")
     draw_report(demo, demo / "report.png")
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at:")
