@@ -89,9 +89,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def _commit(self, kind: str, repo: str) -> tuple[str, dict[str, tuple[bytes, bool]]] | None:
+    def _commit(
+        self, kind: str, repo: str, revision: str = "main"
+    ) -> tuple[str, dict[str, tuple[bytes, bool]]] | None:
+        """The commit and files of a revision, `main` or a commit; if there is none, answers so and returns `None`."""
         commits = self.hub.repos.get((kind, repo))
-        return None if commits is None else (commits[-1] if commits else ("0" * 40, {}))
+        if commits is None:
+            self._missing("RepoNotFound")
+            return None
+        if revision == "main":
+            return commits[-1] if commits else ("0" * 40, {})
+        found = next((commit for commit in commits if commit[0] == revision), None)
+        if found is None:
+            self._missing("RevisionNotFound")
+        return found
 
     # ------------------------------------------------------------------------------------------------- requests
 
@@ -104,13 +115,14 @@ class _Handler(BaseHTTPRequestHandler):
             token = {"accessToken": {"role": "write"}}
             return self._json({"type": "user", "name": "org", "orgs": [], "auth": token})
         if found := re.fullmatch(rf"(?P<datasets>/datasets)?/{REPO}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", path):
-            return self._resolve("dataset" if found["datasets"] else "model", found["repo"], found["file"])
+            kind = "dataset" if found["datasets"] else "model"
+            return self._resolve(kind, found["repo"], found["revision"], found["file"])
         if found := re.fullmatch(
             rf"/api/(?P<kind>model|dataset)s/{REPO}/tree/(?P<revision>[^/]+)(/(?P<dir>.*))?", path
         ):
-            return self._tree(found["kind"], found["repo"], found["dir"] or "")
-        if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{REPO}(/revision/[^/]+)?", path):
-            return self._info(found["kind"], found["repo"])
+            return self._tree(found["kind"], found["repo"], found["revision"], found["dir"] or "")
+        if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{REPO}(/revision/(?P<revision>[^/]+))?", path):
+            return self._info(found["kind"], found["repo"], found["revision"] or "main")
         self.hub.unknown.append(f"{self.command} {self.path}")
         return self._missing("EntryNotFound")
 
@@ -140,8 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"files": modes})
         if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{REPO}/commit/[^/]+", path):
             return self._store(found["kind"], found["repo"], body)
-        if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{REPO}/paths-info/[^/]+", path):
-            return self._paths(found["kind"], found["repo"], body)
+        if found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{REPO}/paths-info/(?P<revision>[^/]+)", path):
+            return self._paths(found["kind"], found["repo"], found["revision"], body)
         self.hub.unknown.append(f"{self.command} {self.path}")
         return self._missing("EntryNotFound")
 
@@ -164,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _store(self, kind: str, repo: str, body: bytes) -> None:
         current = self._commit(kind, repo)
         if current is None:
-            return self._missing("RepoNotFound")
+            return None
         files = dict(current[1])
         for line in map(json.loads, body.decode().splitlines()):
             value = line["value"]
@@ -178,10 +190,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.repos[kind, repo].append((commit, files))
         self._json({"success": True, "commitOid": commit, "commitUrl": f"{self.hub.url}/{repo}/commit/{commit}"})
 
-    def _info(self, kind: str, repo: str) -> None:
-        current = self._commit(kind, repo)
+    def _info(self, kind: str, repo: str, revision: str) -> None:
+        current = self._commit(kind, repo, revision)
         if current is None:
-            return self._missing("RepoNotFound")
+            return None
         time = "2026-01-01T00:00:00.000Z"
         self._json(
             {
@@ -206,10 +218,10 @@ class _Handler(BaseHTTPRequestHandler):
             entry["lfs"] = {"oid": _oid(content, True), "size": len(content), "pointerSize": 134}
         return entry
 
-    def _tree(self, kind: str, repo: str, folder: str) -> None:
-        current = self._commit(kind, repo)
+    def _tree(self, kind: str, repo: str, revision: str, folder: str) -> None:
+        current = self._commit(kind, repo, revision)
         if current is None:
-            return self._missing("RepoNotFound")
+            return None
         recursive = "recursive=true" in self.path.lower()
         entries: dict[str, dict[str, Any]] = {}
         for path, (content, lfs) in current[1].items():
@@ -225,18 +237,18 @@ class _Handler(BaseHTTPRequestHandler):
             return self._missing("EntryNotFound", current[0])
         return self._json(list(entries.values()))
 
-    def _paths(self, kind: str, repo: str, body: bytes) -> None:
-        current = self._commit(kind, repo)
+    def _paths(self, kind: str, repo: str, revision: str, body: bytes) -> None:
+        current = self._commit(kind, repo, revision)
         if current is None:
-            return self._missing("RepoNotFound")
+            return None
         text = body.decode()
         wanted = json.loads(text)["paths"] if text.startswith("{") else re.findall(r"paths=([^&]+)", unquote(text))
         self._json([self._entry(path, *current[1][path]) for path in wanted if path in current[1]])
 
-    def _resolve(self, kind: str, repo: str, path: str) -> None:
-        current = self._commit(kind, repo)
+    def _resolve(self, kind: str, repo: str, revision: str, path: str) -> None:
+        current = self._commit(kind, repo, revision)
         if current is None:
-            return self._missing("RepoNotFound")
+            return None
         if path not in current[1]:
             return self._missing("EntryNotFound", current[0])
         content, lfs = current[1][path]

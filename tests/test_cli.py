@@ -1,13 +1,15 @@
 """The `hyperrep` command: what it answers at once, what it refuses, and the whole story through it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Image
+from PIL import Image as PILImage
 
 import hyperrep_cli
 from hyperrep.zoo import load_zoo
@@ -46,19 +48,42 @@ def with_weights(zoo: Path, target: Path, change) -> Path:
     return target
 
 
-def test_help_does_not_import_torch():
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [("--help", "evaluate"), ("zoo build --help", "--keep-epochs"), ("evaluate finetune --help", "--bandwidth")],
+)
+def test_help_does_not_import_torch(arguments, said):
     script = (
-        "import sys, runpy; sys.argv = ['hyperrep', '--help']\n"
+        f"import sys, runpy; sys.argv = ['hyperrep', *{arguments.split()}]\n"
         "try: runpy.run_module('hyperrep_cli', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'datasets', 'hyperrep'} & set(sys.modules)))"
     )
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
-    assert "evaluate" in out
+    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "120"}
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment).stdout
+    assert said in out
     assert out.splitlines()[-1] == "[]"
 
 
-def test_mistakes_are_one_line_and_exit_code_2(hyperrep, tmp_path, digits_zoo, representation):
+def test_a_mistake_in_a_process_of_its_own(tmp_path, representation):
+    """Nothing but the one line: no warning of a library, no bar, no traceback."""
+    arguments = ["sample", str(representation), "--top", "0", "--output", str(tmp_path / "out")]
+    outcome = subprocess.run([sys.executable, "-m", "hyperrep_cli", *arguments], capture_output=True, text=True)
+    assert outcome.returncode == 2
+    assert outcome.stderr == "error: top is 0.0; it must be a share above 0 and at most 1, such as 0.3.\n"
+    assert outcome.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["sample model", "sample model --output out --num-model 3", "zoo bild"])
+def test_what_typer_refuses_has_no_traceback(hyperrep, tmp_path, command):
+    code, _, err = hyperrep(command)
+    assert code == 2
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_are_one_line_and_exit_code_2(hyperrep, capsys, tmp_path, digits_zoo, representation):
     (tmp_path / "typo.yaml").write_text("hidden_sizze: 64\n")
     (tmp_path / "existing").mkdir()
     (tmp_path / "existing" / "thesis").write_text("years of work")
@@ -67,15 +92,24 @@ def test_mistakes_are_one_line_and_exit_code_2(hyperrep, tmp_path, digits_zoo, r
     other.write_text(other.read_text().replace("convs.0.weight", "first.weight"))
     pickled = shutil.copytree(representation, tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    cut = shutil.copytree(representation, tmp_path / "cut") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    (tmp_path / "cnn").mkdir()
+    (tmp_path / "cnn" / "config.json").write_text(json.dumps(load_zoo(digits_zoo).config.network))
+    pixels = {"image": [PILImage.new("L", (8, 8))] * 2}
     for split in ("train", "test"):
-        Dataset.from_dict({"x": [1, 2]}).to_parquet(str(tmp_path / "no-labels" / f"{split}-00000-of-00001.parquet"))
+        name = f"{split}-00000-of-00001.parquet"
+        Dataset.from_dict({"x": [1, 2]}).to_parquet(str(tmp_path / "no-images" / name))
+        Dataset.from_dict(pixels, Features({"image": Image()})).to_parquet(str(tmp_path / "no-labels" / name))
+    capsys.readouterr()  # bars of writing them
     before = sorted(tmp_path.rglob("*"))
 
     z, r = digits_zoo, representation
     mistakes = {
         "zoo build --protocol mnsit --output out": "did you mean 'mnist'",
         "zoo build --protocol mnist --images ./missing --output out": "no image folder at './missing'",
-        "zoo build --protocol mnist --images no-labels --output out": "0 columns of type Image",
+        "zoo build --protocol mnist --images no-images --output out": "0 columns of type Image",
+        "zoo build --protocol mnist --images no-labels --output out": "0 columns of type ClassLabel",
         "zoo build --protocol digits --models 0 --output out": "a zoo of 0 models",
         "zoo build --protocol digits --models 8 --output existing": "existing exists",
         "zoo build --protocol digits --models 8 --output existing --overwrite": "is not a zoo",
@@ -87,22 +121,30 @@ def test_mistakes_are_one_line_and_exit_code_2(hyperrep, tmp_path, digits_zoo, r
         f"train {CONFIG} --zoo {z} --output existing": "existing exists",
         f"evaluate finetune {r} --zoo other-zoo --output out": "another layout",
         f"evaluate finetune pickled --zoo {z} --output out": "pytorch_model.bin but no model.safetensors",
+        f"evaluate finetune cnn --zoo {z} --output out": "model_type is 'small_cnn'",
         f"evaluate finetune {r} --zoo {z} --num-models 0 --output out": "num_models is 0",
+        f"evaluate finetune {r} --zoo {z} --top 1.5 --output out": "top is 1.5",
+        f"evaluate finetune {r} --zoo {z} --output typo.yaml": "typo.yaml is a file",
         f"sample {r} --top 0 --output out": "top is 0",
         f"sample {r} --num-models 0 --output out": "num_models is 0",
+        f"sample {r} --num-models 1 --output typo.yaml": "typo.yaml is a file",
+        f"sample {r} --variant independant --output out": "choose from independent",
         f"sample {r} --method kdee --output out": "did you mean 'kde'",
         f"sample {r} --output existing": "existing exists",
         f"sample {r} --output existing --overwrite": "not overwritten",
         "sample pickled --output out": "pytorch_model.bin but no model.safetensors",
+        "sample cut --output out": "the weights in cut are damaged",
+        "sample cnn --output out": "model_type is 'small_cnn'",
         "card existing": "is not a representation",
         "push existing org/name": "has no README.md",
     }
     for command, reason in mistakes.items():
         code, _, err = hyperrep(command)
-        errors = [line for line in err.splitlines() if line.startswith("error: ")]
-        assert (code, len(errors)) == (2, 1), (command, err)
-        assert reason in errors[0], command
-        assert "Traceback" not in err, command
+        # datasets draws bars while it reads a folder of images; everything else is silent
+        lines = [line for line in err.splitlines() if line.strip() and not line.lstrip().startswith("Generating ")]
+        assert (code, len(lines)) == (2, 1), (command, err)
+        assert lines[0].startswith("error: "), command
+        assert reason in lines[0], command
         assert sorted(tmp_path.rglob("*")) == before, command
 
 

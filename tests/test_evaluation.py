@@ -1,13 +1,10 @@
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
 from torch.testing import assert_close
 
 from hyperrep import HyperRepConfig, HyperRepModel, load_zoo
-from hyperrep.cards import write_model_card
 from hyperrep.errors import UserError
 from hyperrep.evaluation import (
     FinetuneSettings,
@@ -92,9 +89,11 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
             assert found["test_accuracy", method, variant, epoch].n == 4
         assert 0 <= found["nearest_training_similarity", method, variant, 0].mean <= 1
     # trained from scratch: the zoo's own test split, not trained again
-    for epoch in (0, 1, 25):
-        accuracy = zoo["test"].metrics["test_accuracy"][zoo["test"].epoch == epoch]
-        assert found["test_accuracy", "B_T", "", epoch].mean == pytest.approx(accuracy.double().mean().item())
+    for epoch in zoo.config.epochs:
+        accuracy = zoo["test"].metrics["test_accuracy"][zoo["test"].epoch == epoch].double()
+        row = found["test_accuracy", "B_T", "", epoch]
+        assert (row.n, row.mean) == (len(accuracy), pytest.approx(accuracy.mean().item()))
+        assert row.std == pytest.approx(accuracy.std(correction=0).item())
     # a density this narrow over whole weight vectors gives copies, and the similarity says so
     copies = found["nearest_training_similarity", "B_KDE30", "joint", 0].mean
     assert copies > 0.8 > found["nearest_training_similarity", "B_KDE30", "independent", 0].mean
@@ -103,8 +102,28 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
     again = evaluate_finetune(model, zoo, images, engine, SETTINGS, "model", progress_folder=tmp_path)
     assert engine.epochs == 5  # everything was kept
     assert [row.mean for row in again] == [row.mean for row in rows]
+    (tmp_path / "S_U-only.json").unlink()  # as if it had been interrupted before the last
+    again = evaluate_finetune(model, zoo, images, engine, SETTINGS, "model", progress_folder=tmp_path)
+    assert engine.epochs == 6
+    assert [row.mean for row in again] == [row.mean for row in rows]
     evaluate_finetune(model, zoo, images, engine, replace(SETTINGS, seed=1), "model", progress_folder=tmp_path)
-    assert engine.epochs == 10  # other samples are other populations
+    assert engine.epochs == 11  # other samples are other populations
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_models": 0}, "num_models is 0"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"top": 1.5}, "top is 1.5"),
+        ({"top": 0.0}, "top is 0.0"),
+        ({"bandwidth": 0.0}, "bandwidth is 0.0"),
+        ({"variants": ("joined",)}, "'joined' is unknown"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_trained(wrong, message):
+    with pytest.raises(UserError, match=message):
+        FinetuneSettings(**wrong)
 
 
 def test_a_zoo_of_another_layout_is_refused(digits_zoo):
@@ -121,29 +140,3 @@ def test_checkpoints_with_nan_are_left_out(digits_zoo):
     rows.weights[:] = float("inf")
     with pytest.raises(UserError, match="every checkpoint"):
         usable(rows)
-
-
-def test_the_card_says_what_the_results_say(representation, tmp_path):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "sampler").mkdir()
-    for name in ("config.json", "results/training.json", "sampler/sampler_config.json"):
-        (tmp_path / name).write_text((representation / name).read_text())
-    assert "Not evaluated yet" in write_model_card(tmp_path, "org/name").read_text()
-
-    row = ResultRow.of(torch.tensor([0.25, 0.75]), what="test_accuracy", epoch=0, **FIELDS)
-    other = replace(row, what="nearest_training_similarity", mean=0.125, std=0.0)
-    write_results(tmp_path / "results" / "finetune.jsonl", [row, other])
-    card = ModelCard.load(write_model_card(tmp_path, "org/name"))
-    assert "| S_KDE30 | independent | 2 | 50.0 ± 25.0 |" in card.text
-    assert "| S_KDE30 | independent | 2 | 12.5 ± 0.0 |" in card.text
-    assert "$" not in card.text
-    assert card.data.library_name == "hyperrep"
-    assert card.data.eval_results[0].metric_value == 0.5
-    steps = json.loads((representation / "results" / "training.json").read_text())["steps"]
-    assert f"| steps | {steps} |" in card.text
-
-
-def test_a_folder_that_is_no_representation_gets_no_card(tmp_path):
-    with pytest.raises(UserError, match="not a representation"):
-        write_model_card(tmp_path)
-    assert not list(tmp_path.iterdir())

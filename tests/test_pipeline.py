@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,11 +8,15 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from hyperrep import HyperRepPipeline, SmallCNNConfig
+from hyperrep import HyperRepPipeline, SmallCNNConfig, SmallCNNForImageClassification
 from hyperrep.errors import UserError
 from hyperrep.population import choose_engine
 from hyperrep.samplers import KDESampler
 from hyperrep.weights import WeightLayout
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +104,48 @@ def test_an_existing_folder_is_kept_unless_told(pipe, tmp_path):
     assert (tmp_path / "thesis" / "text").exists()
 
 
+def test_a_file_is_no_folder(pipe, tmp_path):
+    (tmp_path / "samples").write_text("years of work")
+    with pytest.raises(UserError, match="is a file"):
+        pipe(1, generator=seeded()).save_pretrained(tmp_path / "samples", overwrite=True)
+    assert contents(tmp_path) == {"samples": b"years of work"}
+
+
+def test_an_interruption_leaves_what_was_there(pipe, tmp_path, monkeypatch):
+    target = tmp_path / "samples"
+    pipe(1, generator=seeded()).save_pretrained(target)
+    before = contents(tmp_path)
+    out = pipe(2, generator=seeded(1))
+    write = SmallCNNForImageClassification.save_pretrained
+
+    def full_at_the_second(self, folder):
+        if Path(folder).name == "model-00001":
+            raise OSError("no space left on device")
+        write(self, folder)
+
+    monkeypatch.setattr(SmallCNNForImageClassification, "save_pretrained", full_at_the_second)
+    with pytest.raises(OSError, match="no space left"):
+        out.save_pretrained(target, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_the_whole_appears_at_once(pipe, tmp_path, monkeypatch):
+    """Nothing is written in place: until the last step, the target holds the old networks or nothing."""
+    target = tmp_path / "samples"
+    replaced = []
+
+    def watch(source, destination):
+        replaced.append((sorted(path.name for path in Path(source).iterdir()), Path(destination).exists()))
+        raise OSError("interrupted")
+
+    out = pipe(2, generator=seeded())
+    monkeypatch.setattr("hyperrep.pipeline.os.replace", watch)
+    with pytest.raises(OSError, match="interrupted"):
+        out.save_pretrained(target)
+    assert replaced == [(["index.json", "model-00000", "model-00001"], False)]
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_error_leaves_nothing_behind(pipe, tmp_path):
     out = pipe(2, generator=seeded())
     out.network = None
@@ -129,6 +177,21 @@ def test_a_pickle_is_never_loaded(representation, tmp_path):
     with pytest.raises(UserError, match=r"pytorch_model.bin but no model.safetensors"):
         HyperRepPipeline.from_pretrained(tmp_path)
     assert not marker.exists()
+
+
+def test_the_networks_themselves_are_no_representation(pipe, tmp_path):
+    """transformers would take a CNN's folder for a representation, and initialise every weight of it."""
+    pipe(1, generator=seeded()).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="model_type is 'small_cnn'"):
+        HyperRepPipeline.from_pretrained(tmp_path / "model-00000")
+
+
+def test_damaged_weights_are_refused(representation, tmp_path):
+    shutil.copytree(representation, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="damaged"):
+        HyperRepPipeline.from_pretrained(tmp_path / "cut")
 
 
 def test_the_same_through_transformers(representation, pipe):

@@ -51,6 +51,18 @@ def test_independent_keeps_marginals_and_mixes_rows(latents):
     assert_close(samples.std(0), latents.std(0), atol=0.06, rtol=0)
 
 
+def test_only_independent_breaks_correlations():
+    one = torch.rand(ROWS, 1, generator=generator(1)) * 2 - 1
+    latents = torch.cat([one, -one], dim=1)
+    correlation = {
+        variant: torch.corrcoef(KDESampler(variant, BANDWIDTH, None).fit(latents).sample(2000, generator()).T)[0, 1]
+        for variant in ("independent", "joint", "as_released")
+    }
+    assert abs(correlation["independent"]) < 0.1
+    assert correlation["joint"] < -0.99
+    assert correlation["as_released"] < -0.99
+
+
 @pytest.mark.parametrize("variant", ["independent", "joint", "as_released"])
 def test_only_the_best_are_sampled(latents, variant):
     scores = torch.arange(ROWS).float()
@@ -108,11 +120,13 @@ def test_rows_with_nan_are_dropped(latents):
         (lambda z: KDESampler(top=0), "top is 0"),
         (lambda z: KDESampler(top=1.5), "top is 1.5"),
         (lambda z: KDESampler(bandwidth=0.0), "bandwidth is 0.0"),
-        (lambda z: KDESampler("independant"), "independant"),
+        (lambda z: KDESampler("independant"), "'independant' is unknown; choose from independent"),
         (lambda z: KDESampler(top=0.3).fit(z), "no scores"),
         (lambda z: KDESampler(top=None).fit(z * float("nan")), "none of the 40"),
         (lambda z: KDESampler(top=None).fit(z).sample(0), "num_models is 0"),
         (lambda z: KDESampler().sample(3), "call fit first"),
+        (lambda z: KDESampler().save_pretrained("nowhere"), "call fit first"),
+        (lambda z: refit(KDESampler()), "call fit first"),
         (lambda z: refit(KDESampler(top=None).fit(z), "kd"), "did you mean 'kde'"),
         (lambda z: refit(KDESampler(top=None).fit(z), "uniform", variant="joint"), "no setting variant"),
     ],
@@ -128,4 +142,20 @@ def test_a_folder_that_is_no_sampler_is_refused(tmp_path):
     (tmp_path / "sampler_config.json").write_text(json.dumps({"method": "kde"}))
     (tmp_path / "latents.pkl").write_bytes(b"")
     with pytest.raises(UserError, match=r"no latents.safetensors"):
+        load_sampler(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("latents.safetensors", b"\x80\x04cut off", "is damaged"),
+        ("sampler_config.json", b'{"method": "k', "is damaged"),
+        ("sampler_config.json", b"{}", "names no method"),
+        ("sampler_config.json", b'{"method": "kd"}', "did you mean 'kde'"),
+    ],
+)
+def test_a_damaged_sampler_is_refused(latents, tmp_path, name, content, message):
+    KDESampler(top=None).fit(latents).save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
         load_sampler(tmp_path)

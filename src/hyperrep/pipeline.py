@@ -64,9 +64,11 @@ class WeightGenerationOutput:
         `preprocessor_config.json`, and beside them `index.json`, which says how they were made.
 
         Raises:
-            UserError: if the folder exists, is not empty and `overwrite` is not set.
+            UserError: if the folder exists, is not empty and `overwrite` is not set, or is a file.
         """
         folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; name a folder.")
         if folder.exists() and any(folder.iterdir()):
             if not overwrite:
                 raise UserError(f"{folder} exists; replace it with overwrite, or choose another folder.")
@@ -74,18 +76,19 @@ class WeightGenerationOutput:
                 raise UserError(f"{folder} does not hold generated networks; it is not overwritten.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            complete = Path(temporary, "networks")
+            complete.mkdir()  # temporary folders are private, this one is not
             names = [f"model-{i:05d}" for i in range(len(self))]
             for i, name in enumerate(names):
-                self.model(i).save_pretrained(Path(temporary, name))
+                self.model(i).save_pretrained(complete / name)
                 if self.image_processor is not None:
-                    path = Path(temporary, name, "preprocessor_config.json")
+                    path = complete / name / "preprocessor_config.json"
                     path.write_text(json.dumps(self.image_processor, indent=2) + "\n")
             index = {**self.made_by, "models": names}
-            Path(temporary, "index.json").write_text(json.dumps(index, indent=2) + "\n")
-            os.chmod(temporary, 0o755)  # temporary folders are private
+            (complete / "index.json").write_text(json.dumps(index, indent=2) + "\n")
             if folder.exists():
                 shutil.rmtree(folder)
-            shutil.copytree(temporary, folder)
+            os.replace(complete, folder)
 
 
 class HyperRepPipeline:

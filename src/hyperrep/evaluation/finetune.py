@@ -54,6 +54,8 @@ class FinetuneSettings:
             raise UserError(f"num_models is {self.num_models}; it must be at least 1.")
         if self.epochs < 0:
             raise UserError(f"epochs is {self.epochs}; it must be 0 or more.")
+        for variant in self.variants:
+            KDESampler(variant, self.bandwidth, self.top)  # checks its own ranges, before anything is trained
 
 
 def evaluate_finetune(

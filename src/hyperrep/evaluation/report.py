@@ -35,6 +35,8 @@ def run_finetune(
         if not Path(representation).is_dir():
             raise UserError(f"{representation} is on the Hub: say where the results go with --output.")
         output = folder / "results"
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output {output} is a file; name a folder.")
     results_path = output / "finetune.jsonl"
     if results_path.exists() and not overwrite:
         raise UserError(f"{results_path} exists; replace it with --overwrite or choose another --output.")

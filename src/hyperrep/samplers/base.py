@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -105,12 +106,17 @@ def read_sampler(folder: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Settings, latents and scores that [`Sampler.save_pretrained`] wrote.
 
     Raises:
-        UserError: if a file is missing.
+        UserError: if a file is missing or damaged.
     """
     for name in (CONFIG_NAME, LATENTS_NAME):
         if not (folder / name).exists():
             raise UserError(f"{folder} holds no {name}: it is not a saved sampler.")
-    config = json.loads((folder / CONFIG_NAME).read_text())
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text())
+        tensors = load_file(folder / LATENTS_NAME)
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise UserError(f"the sampler in {folder} is damaged: {error}.") from error
+    if "method" not in config:
+        raise UserError(f"{folder / CONFIG_NAME} names no method.")
     config.pop("hyperrep_version", None)
-    tensors = load_file(folder / LATENTS_NAME)
     return config, tensors["latents"], tensors["scores"]
