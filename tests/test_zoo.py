@@ -24,7 +24,8 @@ from hyperrep.population.loop import LoopEngine
 from hyperrep.weights import WeightLayout
 from hyperrep.zoo import PROTOCOLS, Protocol, Zoo, ZooSettings, build_zoo, get_protocol, load_zoo, zoo_images
 from hyperrep.zoo import build as zoo_build
-from hyperrep.zoo.dataset import METRICS, SPLITS, split_models
+from hyperrep.zoo.dataset import METRICS
+from hyperrep.zoo.settings import SPLITS, split_models
 
 
 MODELS, EPOCHS, MAX_IMAGES = 5, 2, 40
@@ -203,7 +204,7 @@ def test_rows_can_be_selected(zoo):
 
 def test_a_network_is_the_same_in_every_zoo_that_has_its_seed(images, zoo, monkeypatch, tmp_path):
     """Whatever the other seeds, the number of models and the shards; and `keep_epochs` only leaves rows out."""
-    monkeypatch.setattr(zoo_build, "MODELS_PER_SHARD", 3)
+    monkeypatch.setattr(LoopEngine, "models_at_once", 3)
     other = load_zoo(
         build_zoo(settings(first_seed=4, models=4, keep_epochs=(2, 0, 2)), images, LoopEngine(), tmp_path / "other")
     )
@@ -268,7 +269,7 @@ def test_the_card_prints_the_published_accuracies_beside_ours(tmp_path):
 
 
 def test_an_interrupted_build_is_resumed_to_the_same_bytes(images, folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(zoo_build, "MODELS_PER_SHARD", 2)  # shards of 2, 2 and 1 models, two epochs each
+    monkeypatch.setattr(LoopEngine, "models_at_once", 2)  # shards of 2, 2 and 1 models, two epochs each
     output = tmp_path / "small"
     with pytest.raises(KeyboardInterrupt):
         build_zoo(settings(), images, Interrupting(calls=4), output)  # the second shard's second epoch
@@ -283,7 +284,7 @@ def test_an_interrupted_build_is_resumed_to_the_same_bytes(images, folder, monke
 
 
 def test_a_build_can_be_interrupted_again_and_again(images, folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(zoo_build, "MODELS_PER_SHARD", 1)
+    monkeypatch.setattr(LoopEngine, "models_at_once", 1)
     output = tmp_path / "small"
     for attempt in range(MODELS):  # each attempt finishes one shard of one model, and dies in the second epoch after
         with pytest.raises(KeyboardInterrupt):
@@ -314,9 +315,9 @@ KILLED_BUILD = """
 import os, signal, sys
 from hyperrep.images import load_images
 from hyperrep.population.loop import LoopEngine
-from hyperrep.zoo import ZooSettings, build, build_zoo, get_protocol
+from hyperrep.zoo import ZooSettings, build_zoo, get_protocol, shards
 
-save_file = build.save_file
+save_file = shards.save_file
 
 def save_and_die(tensors, path):
     if "shard-00001" in str(path):
@@ -324,7 +325,7 @@ def save_and_die(tensors, path):
         os.kill(os.getpid(), signal.SIGKILL)
     save_file(tensors, path)
 
-build.save_file, build.MODELS_PER_SHARD = save_and_die, 2
+shards.save_file, LoopEngine.models_at_once = save_and_die, 2
 protocol = get_protocol("digits")
 images = load_images("digits", protocol.processor(), protocol.validation_fraction, max_images=int(sys.argv[2]))
 build_zoo(ZooSettings(protocol, models=5, epochs=2), images, LoopEngine(), sys.argv[1])
@@ -346,7 +347,7 @@ def test_a_killed_process_leaves_a_build_that_can_be_resumed(images, folder, mon
     assert len(list((output / ".build").glob("*.tmp"))) == 1
     assert len(list((output / ".build").glob("*.safetensors"))) == 1
 
-    monkeypatch.setattr(zoo_build, "MODELS_PER_SHARD", 2)
+    monkeypatch.setattr(LoopEngine, "models_at_once", 2)
     engine = Interrupting()
     build_zoo(settings(), images, engine, output, resume=True)
     assert engine.trained == 4
@@ -357,7 +358,7 @@ def test_a_killed_process_leaves_a_build_that_can_be_resumed(images, folder, mon
     ("changes", "named"),
     [
         ({"models": 6}, "models"),
-        ({"epochs": 3}, "epochs, keep_epochs"),
+        ({"epochs": 3}, "epochs, keep_epochs, test_epochs"),
         ({"first_seed": 2}, "first_seed"),
         ({"protocol": dataclasses.replace(get_protocol("digits"), title="Other")}, "protocol"),
     ],
@@ -538,7 +539,7 @@ def test_zoo_images_takes_the_same_images_from_elsewhere_and_refuses_others(tmp_
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"models": 6}, "models"), ({"epochs": 3}, "epochs, keep_epochs"), ({"first_seed": 2}, "first")],
+    [({"models": 6}, "models"), ({"epochs": 3}, "epochs, keep_epochs, test_epochs"), ({"first_seed": 2}, "first")],
 )
 def test_a_complete_zoo_is_not_taken_for_another(changes, named, images, folder):
     before = contents(folder)

@@ -1,5 +1,6 @@
 """`hyperrep zoo ...`: build and inspect model zoos."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,9 @@ def build(
     keep_epochs: Annotated[
         str | None, typer.Option(help="Epochs to store, such as 0,1,5,21-25. Default: all.")
     ] = None,
+    test_epochs: Annotated[
+        int | None, typer.Option(help="Train the models of the test split so far. Default: as the others.")
+    ] = None,
     first_seed: Annotated[int, typer.Option(help="Seed of the first model.")] = 1,
     max_images: Annotated[int | None, typer.Option(help="Use only so many training images, for trials.")] = None,
     engine: Annotated[str, typer.Option(help="auto, native, vmap or loop.")] = "auto",
@@ -52,11 +56,26 @@ def build(
         recipe.epochs if epochs is None else epochs,
         parse_epochs(keep_epochs) if keep_epochs else (),
         first_seed,
+        test_epochs,
     )
+    processes = _processes()
     data = load_images(images or recipe.images, recipe.processor(), recipe.validation_fraction, max_images)
     chosen = choose_engine(engine, recipe.network_config(data.classes))
-    folder = build_zoo(settings, data, chosen, output, resume=resume, overwrite=overwrite)
-    _print_info(folder)
+    folder = build_zoo(settings, data, chosen, output, resume, overwrite, processes)
+    if processes is None or processes.is_main_process:
+        _print_info(folder)
+    if processes is not None:
+        processes.destroy_process_group()
+
+
+def _processes():
+    """Accelerate's account of the processes a launcher started, `None` where there is but this one."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return None
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 @app.command()

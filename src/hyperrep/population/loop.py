@@ -15,6 +15,7 @@ class LoopEngine:
     """Trains each network with `torch.optim`, exactly as a textbook would."""
 
     name = "loop"
+    models_at_once = 8  # one would do; a shard of a zoo should be worth its file
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
         losses, accuracies = [], []

@@ -99,9 +99,15 @@ class Evaluation:
 
 
 class Engine(Protocol):
-    """Trains and evaluates populations."""
+    """Trains and evaluates populations.
+
+    Attributes:
+        name (`str`)
+        models_at_once (`int`): how many models keep it busy.
+    """
 
     name: str
+    models_at_once: int
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
         """Train every model for one epoch, changing `population` in place.

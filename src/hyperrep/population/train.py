@@ -2,30 +2,48 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
-from ..images import ImageData
+from ..images import ImageData, ImageSplit
 from ..networks import SmallCNNConfig, initial_weights
 from .population import Engine, Evaluation, Population, Recipe, image_order
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """A population after an epoch.
+    """A population after an epoch. Its evaluations are made when they are first asked for.
 
     Attributes:
         epoch (`int`): 0 is the population before training.
+        network ([`SmallCNNConfig`]), images ([`ImageData`]), engine ([`Engine`]): what it is evaluated with.
         weights (`Tensor`): (models, num_params), a copy.
-        train ([`Evaluation`]): the running mean over the epoch's batches; at epoch 0 an ordinary evaluation.
-        validation, test ([`Evaluation`]): after the epoch.
+        running ([`Evaluation`], *optional*): the mean over the epoch's batches, each as seen before its step.
     """
 
     epoch: int
+    network: SmallCNNConfig
+    images: ImageData
+    engine: Engine
     weights: Tensor
-    train: Evaluation
-    validation: Evaluation
-    test: Evaluation
+    running: Evaluation | None = None
+
+    @cached_property
+    def train(self) -> Evaluation:
+        """The running mean over the epoch's batches; at epoch 0 an ordinary evaluation."""
+        return self.running or self._evaluate(self.images.train)
+
+    @cached_property
+    def validation(self) -> Evaluation:
+        return self._evaluate(self.images.validation)
+
+    @cached_property
+    def test(self) -> Evaluation:
+        return self._evaluate(self.images.test)
+
+    def _evaluate(self, split: ImageSplit) -> Evaluation:
+        return self.engine.evaluate(self.network, self.weights, split.pixels, split.labels)
 
     def metrics(self) -> dict[str, Tensor]:
         """The zoo's metric columns, each (models,)."""
@@ -52,7 +70,7 @@ def train_population(
     Args:
         network ([`SmallCNNConfig`]): their architecture.
         recipe ([`Recipe`]): how they are trained.
-        images ([`ImageData`]): trained on `train`; evaluated on `validation` and `test` after every epoch.
+        images ([`ImageData`]): trained on `train`, evaluated on all three.
         seeds (`Sequence[int]`): one a network; decides initial weights and image order.
         epochs (`int`): passes over the training images.
         engine ([`Engine`])
@@ -61,14 +79,8 @@ def train_population(
     if weights is None:
         weights = initial_weights(network, list(seeds))
     population = Population.start(network, recipe, weights)
-    for epoch in range(epochs + 1):
-        if epoch == 0:
-            train = engine.evaluate(network, population.weights, images.train.pixels, images.train.labels)
-        else:
-            order = image_order(seeds, epoch, len(images.train))
-            train = engine.train_epoch(population, images.train.pixels, images.train.labels, order)
-        validation, test = (
-            engine.evaluate(network, population.weights, split.pixels, split.labels)
-            for split in (images.validation, images.test)
-        )
-        yield EpochResult(epoch, population.weights.clone(), train, validation, test)
+    yield EpochResult(0, network, images, engine, population.weights.clone())
+    for epoch in range(1, epochs + 1):
+        order = image_order(seeds, epoch, len(images.train))
+        running = engine.train_epoch(population, images.train.pixels, images.train.labels, order)
+        yield EpochResult(epoch, network, images, engine, population.weights.clone(), running)

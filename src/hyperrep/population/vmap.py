@@ -23,7 +23,7 @@ class VmapEngine:
     name = "vmap"
 
     def __init__(self, models_per_chunk: int = 64, device: str | torch.device = "cpu"):
-        self.models_per_chunk = models_per_chunk
+        self.models_per_chunk = self.models_at_once = models_per_chunk
         self.device = torch.device(device)
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:

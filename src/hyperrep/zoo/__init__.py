@@ -1,8 +1,9 @@
 """Model zoos: published recipes, their resumable build, and the `datasets` folder they end in."""
 
-from .build import ZooSettings, build_zoo
+from .build import build_zoo
 from .dataset import Zoo, ZooConfig, ZooSplit, load_zoo, zoo_images
 from .protocol import PROTOCOLS, Protocol, get_protocol
+from .settings import ZooSettings
 
 
 __all__ = [

@@ -2,64 +2,31 @@
 
 import json
 import logging
-import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate import PartialState
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import UserError
 from ..images import ImageData
-from ..population import Engine, train_population
+from ..population import Engine
 from ..version import __version__
 from ..weights import WeightLayout
 from .card import write_card
-from .dataset import CONFIG_NAME, METRICS, ZooConfig, ZooSplit, split_models, write_split
+from .dataset import CONFIG_NAME, METRICS, ZooConfig, ZooSplit, write_split
 from .protocol import Protocol
+from .settings import ZooSettings, split_models
+from .shards import Shard, is_finished, plan_shards, read_shards, train_shard, write_atomically
 
 
-MODELS_PER_SHARD = 32  # what a kill can cost; two full groups of vector lanes, so no engine idles
-MIN_MODELS = 4  # so that each of the three splits has a model
+SETTINGS_NAME = "settings.json"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ZooSettings:
-    """What decides every byte of a zoo, together with the images.
-
-    Args:
-        protocol ([`Protocol`])
-        models (`int`): how many; their seeds are `first_seed`, `first_seed + 1`, ...
-        epochs (`int`): training epochs.
-        keep_epochs (`tuple[int, ...]`, *optional*): which of the epochs 0 ... `epochs` are stored; all by default.
-        first_seed (`int`, *optional*, defaults to 1): as the published zoos.
-    """
-
-    protocol: Protocol
-    models: int
-    epochs: int
-    keep_epochs: tuple[int, ...] = field(default=())
-    first_seed: int = 1
-
-    def __post_init__(self):
-        if self.models < MIN_MODELS:
-            raise UserError(f"a zoo of {self.models} models cannot be split 70/15/15; ask for {MIN_MODELS} or more.")
-        if self.epochs < 0:
-            raise UserError(f"epochs is {self.epochs}; it must be 0 or more.")
-        kept = self.keep_epochs or tuple(range(self.epochs + 1))
-        if outside := [epoch for epoch in kept if not 0 <= epoch <= self.epochs]:
-            raise UserError(f"keep_epochs names {outside}, but training runs from epoch 0 to {self.epochs}.")
-        object.__setattr__(self, "keep_epochs", tuple(sorted(set(kept))))
-
-    @property
-    def seeds(self) -> range:
-        return range(self.first_seed, self.first_seed + self.models)
 
 
 def build_zoo(
@@ -69,38 +36,77 @@ def build_zoo(
     output: str | Path,
     resume: bool = False,
     overwrite: bool = False,
+    processes: PartialState | None = None,
 ) -> Path:
     """Train a zoo and write it to `output`.
 
     Finished shards wait in `output/.build`; a build that was interrupted goes on from them with `resume`, and gives
-    the same bytes as one that was left alone.
+    the same bytes as one that was left alone, whatever the number of processes before and after.
+
+    Args:
+        settings ([`ZooSettings`]), images ([`ImageData`]), engine ([`Engine`])
+        output (`str` or `Path`): folder of the zoo.
+        resume (`bool`, *optional*): go on with an interrupted build.
+        overwrite (`bool`, *optional*): delete an existing zoo first.
+        processes (`PartialState`, *optional*): Accelerate's account of the processes that share the work. They need
+            `output` on a file system they all see.
 
     Raises:
         UserError: if the folder exists and neither `resume` nor `overwrite` is set, or the unfinished build in it has
-            other settings, or the images do not fit the protocol.
+            other settings, or the images do not fit the protocol, or there are more processes than models, or the
+            disk is too small.
     """
     output = Path(output)
+    rank, count = (processes.process_index, processes.num_processes) if processes else (0, 1)
     _check_images(settings.protocol, images)
+    if count > settings.models:
+        raise UserError(f"{count} processes cannot share {settings.models} models; start at most {settings.models}.")
     fingerprint = json.loads(
         json.dumps(asdict(settings) | {"images": images.fingerprint, "engine": engine.name})  # tuples become lists
     )
     work = output / ".build"
-    if not _claim(output, work, fingerprint, resume, overwrite):
+    shard_size = min(engine.models_at_once, -(-settings.models // count))
+    if rank == 0:
+        unfinished = _claim(output, work, fingerprint, shard_size, resume, overwrite)
+    if processes:
+        processes.wait_for_everyone()
+    if rank > 0:
+        unfinished = (work / SETTINGS_NAME).exists()
+    if not unfinished:
         logger.info("%s is already complete", output)
         return output
 
-    shards = [settings.seeds[i : i + MODELS_PER_SHARD] for i in range(0, settings.models, MODELS_PER_SHARD)]
-    with tqdm(total=settings.models * settings.epochs, unit="model-epoch", desc=f"training {output.name}") as progress:
-        for i, seeds in enumerate(shards):
-            path = work / f"shard-{i:05d}.safetensors"
-            if path.exists():
-                progress.update(len(seeds) * settings.epochs)
+    # a resumed build keeps the shards it was begun with, whatever the machine
+    shards = plan_shards(settings, json.loads((work / SETTINGS_NAME).read_text())["shard_size"])
+    _train(settings, images, engine, work, shards, rank, count)
+    if rank == 0:
+        _wait_for(shards, work)
+        _merge(settings, images, engine, output, shards)
+        shutil.rmtree(work)
+    return output
+
+
+def _train(
+    settings: ZooSettings, images: ImageData, engine: Engine, work: Path, shards: list[Shard], rank: int, count: int
+) -> None:
+    """Train the shards that are this process's share and not finished yet."""
+    mine = shards[rank::count]
+    total = sum(len(shard.models) * shard.epochs for shard in mine)
+    name = work.parent.name + (f", process {rank + 1} of {count}" if count > 1 else "")
+    with tqdm(total=total, unit="model-epoch", desc=f"training {name}", disable=rank > 0) as progress:
+        for shard in mine:
+            if is_finished(shard, settings, work):
+                progress.update(len(shard.models) * shard.epochs)
                 progress.initial = progress.n  # an honest rate counts only what this run trains
             else:
-                _train_shard(settings, images, engine, seeds, path, progress)
-    _merge(settings, images, engine, output, [work / f"shard-{i:05d}.safetensors" for i in range(len(shards))])
-    shutil.rmtree(work)
-    return output
+                train_shard(settings, shard, images, engine, work, progress.update)
+
+
+def _wait_for(shards: list[Shard], work: Path) -> None:
+    """Until the other processes have written theirs. A barrier would time out: the slowest may take hours longer."""
+    while missing := sum(not shard.path(work).exists() for shard in shards):
+        logger.info("waiting for other processes: %d of %d shards", len(shards) - missing, len(shards))
+        time.sleep(1)
 
 
 def _check_images(protocol: Protocol, images: ImageData) -> None:
@@ -113,7 +119,7 @@ def _check_images(protocol: Protocol, images: ImageData) -> None:
         )
 
 
-def _claim(output: Path, work: Path, fingerprint: dict, resume: bool, overwrite: bool) -> bool:
+def _claim(output: Path, work: Path, fingerprint: dict, shard_size: int, resume: bool, overwrite: bool) -> bool:
     """Make `work` ours; False if the zoo in `output` is already complete."""
     if output.exists() and any(output.iterdir()):
         if overwrite:
@@ -128,19 +134,20 @@ def _claim(output: Path, work: Path, fingerprint: dict, resume: bool, overwrite:
             return False
         elif not work.exists():
             raise UserError(f"{output} is not a zoo and holds no build to resume. Choose another folder.")
-    settings_path = work / "settings.json"
+    settings_path = work / SETTINGS_NAME
     if settings_path.exists():
         _check_same(output, json.loads(settings_path.read_text()), fingerprint)
     else:
         work.mkdir(parents=True, exist_ok=True)
-        _write_atomically(settings_path, lambda path: path.write_text(json.dumps(fingerprint, indent=2)))
+        settings_file = json.dumps(fingerprint | {"shard_size": shard_size}, indent=2)
+        write_atomically(settings_path, lambda path: path.write_text(settings_file))
     for leftover in work.glob("*.tmp"):
         leftover.unlink()
     return True
 
 
 def _check_same(output: Path, previous: dict, fingerprint: dict) -> None:
-    if changed := [key for key in previous if previous[key] != fingerprint.get(key)]:
+    if changed := [key for key in fingerprint if key in previous and previous[key] != fingerprint[key]]:
         raise UserError(
             f"{output} was begun with other settings ({', '.join(changed)} differ); resume with the same ones, "
             "or start again with --overwrite."
@@ -154,52 +161,28 @@ def _complete_fingerprint(output: Path) -> dict:
         "models": config["num_models"],
         "epochs": config["protocol"]["epochs"],
         "keep_epochs": config["epochs"],
+        "test_epochs": config["protocol"].get("test_epochs", config["protocol"]["epochs"]),
         "first_seed": config["protocol"]["first_seed"],
         "images": config["images"]["fingerprint"],
         "engine": config["made_with"]["engine"],
     }
 
 
-def _write_atomically(path: Path, write) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    temporary.replace(path)
-
-
-def _train_shard(
-    settings: ZooSettings, images: ImageData, engine: Engine, seeds: Sequence[int], path: Path, progress: tqdm
-) -> None:
-    """Train the models with these seeds and store the kept epochs: tensors (kept epochs, models, ...)."""
-    protocol = settings.protocol
-    network = protocol.network_config(images.classes)
-    weights, metrics = [], []
-    for result in train_population(network, protocol.recipe, images, seeds, settings.epochs, engine):
-        if result.epoch in settings.keep_epochs:
-            weights.append(result.weights)
-            metrics.append(result.metrics())
-        if result.epoch > 0:
-            progress.set_postfix(epoch=result.epoch, test_accuracy=f"{result.test.accuracy.mean():.3f}", refresh=False)
-            progress.update(len(seeds))
-    tensors = {name: torch.stack([row[name] for row in metrics]) for name in METRICS}
-    tensors["weights"] = torch.stack(weights)
-    _write_atomically(path, lambda temporary: save_file(tensors, temporary))
-
-
-def _merge(settings: ZooSettings, images: ImageData, engine: Engine, output: Path, shards: list[Path]) -> None:
+def _merge(settings: ZooSettings, images: ImageData, engine: Engine, output: Path, shards: list[Shard]) -> None:
     """Shards to Parquet. `zoo_config.json` comes last: a folder that has it is complete."""
-    parts = [load_file(path) for path in shards]
-    stacked = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
-    seeds, epochs = torch.tensor(list(settings.seeds)), torch.tensor(settings.keep_epochs)
-
+    rows = read_shards(shards, output / ".build")
     network = settings.protocol.network_config(images.classes)
-    splits = {name: _rows(stacked, models, seeds, epochs) for name, models in split_models(settings.models).items()}
-    for name, rows in splits.items():
-        write_split(output, name, rows)
+    splits = {}
+    for name, models in split_models(settings.models).items():
+        selected = torch.isin(rows["model_id"], models)
+        splits[name] = _split(settings, {key: values[selected] for key, values in rows.items()}, name)
+        write_split(output, name, splits[name])
     config = ZooConfig(
         network=network.to_dict(),
         layout=network_layout(network).to_list(),
         image_processor=settings.protocol.processor().to_dict(),
-        protocol=settings.protocol.to_dict() | {"epochs": settings.epochs, "first_seed": settings.first_seed},
+        protocol=settings.protocol.to_dict()
+        | {"epochs": settings.epochs, "test_epochs": settings.test_epochs, "first_seed": settings.first_seed},
         images={
             "name": images.name,
             "fingerprint": images.fingerprint,
@@ -223,16 +206,13 @@ def network_layout(network) -> WeightLayout:
         return WeightLayout.of(SmallCNNForImageClassification(network))
 
 
-def _rows(stacked: dict[str, Tensor], models: Tensor, seeds: Tensor, epochs: Tensor) -> ZooSplit:
-    """Rows of these models, all epochs of one model together."""
-
-    def rows(values: Tensor) -> Tensor:  # (epochs, all models, ...) -> (models * epochs, ...)
-        return values[:, models].transpose(0, 1).flatten(0, 1)
-
+def _split(settings: ZooSettings, rows: dict[str, Tensor], name: str) -> ZooSplit:
+    """A split from its rows, ordered by model and epoch."""
+    kept = settings.kept(settings.epochs_of(name))
     return ZooSplit(
-        rows(stacked["weights"]),
-        model_id=models.repeat_interleave(len(epochs)),
-        seed=seeds[models].repeat_interleave(len(epochs)),
-        epoch=epochs.repeat(len(models)),
-        metrics={name: rows(stacked[name]) for name in METRICS},
+        rows["weights"],
+        model_id=rows["model_id"],
+        seed=rows["model_id"] + settings.first_seed,
+        epoch=torch.tensor(kept).repeat(len(rows["model_id"]) // len(kept)),
+        metrics={metric: rows[metric] for metric in METRICS},
     )

@@ -19,10 +19,9 @@ from ..hub import resolve_folder
 from ..images import ImageData, load_images
 from ..networks import SmallCNNConfig, SmallCNNImageProcessor
 from ..weights import WeightLayout
+from .settings import SPLITS
 
 
-SPLITS = {"train": 0.70, "validation": 0.15, "test": 0.15}
-SPLIT_SEED = 42
 CONFIG_NAME = "zoo_config.json"
 METRICS = (
     "train_loss",
@@ -194,14 +193,6 @@ def _read_split(folder: Path, split: str, num_params: int) -> ZooSplit:
         column("epoch", np.int64),
         {name: column(name, np.float32) for name in METRICS},
     )
-
-
-def split_models(num_models: int) -> dict[str, Tensor]:
-    """Indices of the models in each split, 70/15/15, shuffled with seed 42 and sorted within a split."""
-    order = torch.randperm(num_models, generator=torch.Generator().manual_seed(SPLIT_SEED))
-    held_out = max(1, round(SPLITS["validation"] * num_models))
-    sizes = [num_models - 2 * held_out, held_out, held_out]
-    return {split: part.sort().values for split, part in zip(SPLITS, order.split(sizes), strict=True)}
 
 
 def write_split(folder: Path, split: str, rows: ZooSplit) -> None:

@@ -31,7 +31,8 @@ class NativeEngine:
     A network's arithmetic does not depend on its neighbours, its group or the number of threads.
 
     Args:
-        threads (`int`, *optional*): groups worked on at once; by default one a core this process may use.
+        threads (`int`, *optional*): groups worked on at once; by default one a core this process may use, shared
+            with the other processes of a launch.
 
     Raises:
         NativeUnavailable: if the kernels cannot be compiled here.
@@ -42,7 +43,8 @@ class NativeEngine:
     def __init__(self, threads: int | None = None):
         self.library = load_library()
         self.lanes: int = self.library.hyperrep_lanes()
-        self.threads = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [1])
+        self.threads = threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        self.models_at_once = self.lanes * max(2, self.threads)
 
     @classmethod
     def for_network(cls, network: SmallCNNConfig) -> "NativeEngine":
@@ -191,6 +193,10 @@ class NativeEngine:
                     thread.result()
             finally:
                 stop[0] = 1
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _slices(count: int, batch_size: int = 1) -> Iterator[tuple[int, int]]:
