@@ -49,9 +49,7 @@ class ZooSettings:
         if outside := [epoch for epoch in kept if not 0 <= epoch <= last]:
             raise UserError(f"keep_epochs names {outside}, but training runs from epoch 0 to {last}.")
         if min(kept) > self.epochs:
-            raise UserError(
-                f"keep_epochs starts at {min(kept)}, but most models stop at epoch {self.epochs}."
-            )
+            raise UserError(f"keep_epochs starts at {min(kept)}, but most models stop at epoch {self.epochs}.")
         object.__setattr__(self, "keep_epochs", tuple(sorted(set(kept))))
 
     @property
