@@ -11,6 +11,7 @@ from torch import Tensor
 from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, initial_weights
 from hyperrep.population import Evaluation, Population, Recipe, image_order
+from hyperrep.population.dropout import dropout_keys
 from hyperrep.population.loop import LoopEngine
 from hyperrep.population.native import NativeEngine, NativeUnavailable
 from hyperrep.population.native import compile as native_compile
@@ -357,6 +358,31 @@ ARCHITECTURES = {
         "conv_kernel_sizes": [3, 3],
         "pool_sizes": [2, 2],
     },
+    "conv skips": {"skips": [[0, 1, "conv"], [1, 2, "conv"], [2, 3, "conv"]]},
+    "identity skip": {  # the 4-conv network of the 2022 code, but for its missing biases
+        "conv_channels": [8, 4, 6, 4],
+        "conv_kernel_sizes": [5, 5, 4, 3],
+        "pool_sizes": [2, 1, 1, 1],
+        "hidden_sizes": [18],
+        "skips": [[2, 4, "identity"]],
+    },
+    "all kinds of skips": {  # two that end at one map, two that start from one, one from the image
+        "image_size": 12,
+        "conv_channels": [2, 2, 2],
+        "conv_kernel_sizes": [3, 2, 2],
+        "pool_sizes": [2, 1, 1],
+        "num_channels": 2,
+        "skips": [[0, 2, "identity"], [1, 2, "conv"], [1, 3, "identity"], [2, 3, "conv"]],
+    },
+    "dropout": {"dropout": 0.3, "skips": [[1, 2, "conv"]]},
+    "dropout, mlp": {
+        "image_size": 6,
+        "conv_channels": [],
+        "conv_kernel_sizes": [],
+        "pool_sizes": [],
+        "hidden_sizes": [17, 9],
+        "dropout": 0.5,
+    },
 }
 
 
@@ -370,6 +396,7 @@ def train_three_epochs(engine, network: SmallCNNConfig, recipe: Recipe, dtype=to
     torch.set_default_dtype(dtype)
     try:
         for epoch in (1, 2, 3):
+            population.dropout_keys = dropout_keys(seeds, epoch)
             engine.train_epoch(population, images.to(dtype), labels, image_order(seeds, epoch, len(labels)))
     finally:
         torch.set_default_dtype(torch.float32)

@@ -20,6 +20,7 @@ from hyperrep.population import (
     population_logits,
     train_population,
 )
+from hyperrep.population.dropout import dropout_factors, dropout_keys
 from hyperrep.population.loop import LoopEngine
 from hyperrep.population.native import NativeEngine, NativeUnavailable
 from hyperrep.population.native import compile as native_compile
@@ -70,10 +71,10 @@ def train(engine, network: SmallCNNConfig, recipe: Recipe, epochs: int = EPOCHS,
     population = Population.start(network, recipe, initial_weights(network, seeds))
     population.learning_rates = LEARNING_RATES[: len(seeds)]
     population.weight_decays = WEIGHT_DECAYS[: len(seeds)]
-    results = [
-        engine.train_epoch(population, images, labels, image_order(seeds, epoch, len(labels)))
-        for epoch in range(1, epochs + 1)
-    ]
+    results = []
+    for epoch in range(1, epochs + 1):
+        population.dropout_keys = dropout_keys(seeds, epoch)
+        results.append(engine.train_epoch(population, images, labels, image_order(seeds, epoch, len(labels))))
     return population, results
 
 
@@ -231,11 +232,78 @@ def test_engines_agree_for_every_activation_and_optimizer(activation, optimizer)
             },
             id="deep",
         ),
+        pytest.param({"skips": [[0, 1, "conv"], [1, 2, "conv"], [2, 3, "conv"]]}, id="conv skips"),
+        pytest.param(
+            {
+                "image_size": 12,
+                "conv_channels": [3, 4, 3],
+                "conv_kernel_sizes": [3, 2, 2],
+                "pool_sizes": [2, 1, 1],
+                "initializer": "kaiming_uniform",
+                "skips": [[1, 3, "identity"]],
+                "dropout": 0.4,
+            },
+            id="identity skip, dropout",
+        ),
     ],
 )
 def test_engines_agree_for_every_architecture(network):
     for optimizer in ("adam", "adamw"):
         assert_engines_agree(SmallCNNConfig(**network), Recipe(optimizer, batch_size=BATCH_SIZE))
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    keys, rates = dropout_keys([1, 2, 3], 1), torch.tensor([0.0, 0.2, 0.5])
+    factors = dropout_factors(keys, rates, torch.arange(200), units=300)
+    dropped = (factors == 0).float()
+    torch.testing.assert_close(dropped.mean(dim=(1, 2)), rates, atol=0.01, rtol=0)
+    torch.testing.assert_close(factors.mean(dim=(1, 2)), torch.ones(3), atol=0.02, rtol=0)
+    # no unit and no image is dropped more often than chance, and neighbours are independent
+    for share in (dropped[2].mean(0), dropped[2].mean(1)):
+        assert (share - 0.5).abs().max() < 0.2
+    assert torch.corrcoef(dropped[2])[0, 1:].abs().max() < 0.3
+    assert torch.corrcoef(dropped[2].T)[0, 1:].abs().max() < 0.35
+
+
+def test_dropout_depends_on_seed_epoch_image_and_unit_alone():
+    rates = torch.tensor([0.5])
+    whole = dropout_factors(dropout_keys([7], 2), rates, torch.arange(20), units=30)
+    part = dropout_factors(dropout_keys([7], 2), rates, torch.arange(8, 12), units=30)
+    assert torch.equal(whole[:, 8:12], part)
+    for seed, epoch in [(7, 3), (8, 2), (2, 7)]:
+        other = dropout_factors(dropout_keys([seed], epoch), rates, torch.arange(20), units=30)
+        assert 0.3 < (other != whole).float().mean() < 0.7
+
+
+@every_engine
+def test_models_may_differ_in_dropout(engine):
+    """Each as in a population of its own rate; and a rate of zero is no dropout at all."""
+    network, recipe = SmallCNNConfig(**SMALL), Recipe("adam", batch_size=BATCH_SIZE)
+    images, labels = random_images(network)
+    rates = [0.0, 0.2, 0.5]
+
+    def trained(dropouts: list[float], seeds: list[int]) -> Tensor:
+        population = Population.start(network, recipe, initial_weights(network, seeds))
+        population.dropouts = torch.tensor(dropouts)
+        population.dropout_keys = dropout_keys(seeds, 1)
+        engine.train_epoch(population, images, labels, image_order(seeds, 1, len(labels)))
+        return population.weights
+
+    together = trained(rates, SEEDS[:3])
+    for i, rate in enumerate(rates):
+        torch.testing.assert_close(together[i : i + 1], trained([rate], SEEDS[i : i + 1]), rtol=0, atol=5e-5)
+    plain = Population.start(network, recipe, initial_weights(network, SEEDS[:1]))
+    engine.train_epoch(plain, images, labels, image_order(SEEDS[:1], 1, len(labels)))
+    torch.testing.assert_close(together[:1], plain.weights, rtol=0, atol=5e-5)
+
+
+@every_engine
+def test_dropout_needs_keys(engine):
+    network = SmallCNNConfig(**SMALL, dropout=0.5)
+    images, labels = random_images(network)
+    population = Population.start(network, Recipe(), initial_weights(network, [1]))
+    with pytest.raises(UserError, match="set dropout_keys before every epoch"):
+        engine.train_epoch(population, images, labels, image_order([1], 1, len(labels)))
 
 
 @every_engine

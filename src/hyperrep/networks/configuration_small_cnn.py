@@ -33,10 +33,15 @@ class SmallCNNConfig(PreTrainedConfig):
         initializer (`str`, *optional*, defaults to `"uniform"`): how weights start, see
             [`~hyperrep.networks.initialization.INITIALIZERS`]. `uniform` is U(0, 1), as the published MNIST and SVHN
             zoos ask. Biases always start at 0.01.
+        skips (`list[list]`, *optional*): connections around blocks, `[from, to, kind]` each, where map 0 is the image
+            and map i the output of block i; they are added after the activation (the residual networks of the 2022
+            code). `"identity"` takes every n-th position around the centre, for maps of equally many channels;
+            `"conv"` goes around one block, by a max-pool of the block's reach and a 1x1 convolution.
+        dropout (`float`, *optional*, defaults to 0.0): share of every hidden activation set to zero in training.
 
     Raises:
-        StrictDataclassClassValidationError: if lists differ in length, a name is unknown, or the image is too small
-            for the convolutions.
+        StrictDataclassClassValidationError: if lists differ in length, a name is unknown, the image is too small for
+            the convolutions, or a skip does not fit the maps it connects.
     """
 
     model_type = "small_cnn"
@@ -49,6 +54,8 @@ class SmallCNNConfig(PreTrainedConfig):
     hidden_sizes: list[int] = field(default_factory=lambda: [20])
     hidden_act: str = "tanh"
     initializer: str = "uniform"
+    skips: list[list] = field(default_factory=list)
+    dropout: float = 0.0
 
     def __post_init__(self, **kwargs):
         # ten classes unless somebody says otherwise: the data sets of the published zoos all have ten
@@ -70,10 +77,20 @@ class SmallCNNConfig(PreTrainedConfig):
         return sizes
 
     @property
+    def map_channels(self) -> list[int]:
+        """Channels of each map, starting with the image."""
+        return [self.num_channels, *self.conv_channels]
+
+    @property
+    def hidden_units(self) -> list[int]:
+        """Hidden activations of each block and each hidden fully connected layer; dropout acts on these."""
+        maps = zip(self.map_channels[1:], self.feature_sizes[1:], strict=True)
+        return [channels * size**2 for channels, size in maps] + self.hidden_sizes
+
+    @property
     def linear_sizes(self) -> list[int]:
         """Widths of the fully connected part, from the flattened map to the logits."""
-        channels = self.conv_channels[-1] if self.conv_channels else self.num_channels
-        return [channels * self.feature_sizes[-1] ** 2, *self.hidden_sizes, self.num_classes]
+        return [self.map_channels[-1] * self.feature_sizes[-1] ** 2, *self.hidden_sizes, self.num_classes]
 
     def validate_architecture(self):
         lengths = {len(self.conv_channels), len(self.conv_kernel_sizes), len(self.pool_sizes)}
@@ -93,6 +110,26 @@ class SmallCNNConfig(PreTrainedConfig):
             raise ValueError(f"hidden_act {self.hidden_act!r} is unknown; choose from {', '.join(ACTIVATIONS)}.")
         if self.initializer not in INITIALIZERS:
             raise ValueError(f"initializer {self.initializer!r} is unknown; choose from {', '.join(INITIALIZERS)}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and less than 1.")
+        for skip in self.skips:
+            self._validate_skip(skip)
+
+    def _validate_skip(self, skip: list):
+        kinds = {"identity", "conv"}
+        if len(skip) != 3 or skip[2] not in kinds or not 0 <= skip[0] < skip[1] <= len(self.conv_channels):
+            raise ValueError(
+                f"skip {skip} is not [from, to, kind] with 0 <= from < to <= {len(self.conv_channels)} and kind "
+                "identity or conv."
+            )
+        start, stop, kind = skip
+        if kind == "conv" and stop != start + 1:
+            raise ValueError(f"skip {skip}: a conv skip goes around one block.")
+        if kind == "identity" and self.map_channels[start] != self.map_channels[stop]:
+            raise ValueError(
+                f"skip {skip}: an identity skip needs maps of equally many channels, not {self.map_channels[start]} "
+                f"and {self.map_channels[stop]}."
+            )
 
 
 __all__ = ["SmallCNNConfig"]

@@ -26,3 +26,8 @@ def initialize_parameter(parameter: Tensor, initializer: str, generator: torch.G
         init.constant_(parameter, INITIAL_BIAS)
     else:
         INITIALIZERS[initializer](parameter, generator=generator)
+
+
+def initializer_of(name: str, initializer: str) -> str:
+    """How a parameter of a network starts: those of skips always Kaiming-uniform, as in the 2022 code."""
+    return "kaiming_uniform" if name.startswith("skips.") else initializer

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .configuration_small_cnn import SmallCNNConfig
-from .initialization import initialize_parameter
+from .initialization import initialize_parameter, initializer_of
 from .modeling_small_cnn import SmallCNNForImageClassification
 
 
@@ -19,12 +19,12 @@ def initial_weights(config: SmallCNNConfig, seeds: list[int]) -> Tensor:
         `Tensor`: (len(seeds), num_params), float32, in the order of [`~hyperrep.weights.WeightLayout`].
     """
     with torch.device("meta"):
-        shapes = [p.shape for p in SmallCNNForImageClassification(config).parameters()]
+        parameters = list(SmallCNNForImageClassification(config).named_parameters())
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        tensors = [torch.empty(shape) for shape in shapes]
-        for tensor in tensors:
-            initialize_parameter(tensor, config.initializer, generator)
+        tensors = [torch.empty(parameter.shape) for _, parameter in parameters]
+        for (name, _), tensor in zip(parameters, tensors, strict=True):
+            initialize_parameter(tensor, initializer_of(name, config.initializer), generator)
         rows.append(torch.cat([tensor.flatten() for tensor in tensors]))
     return torch.stack(rows)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..networks import SmallCNNConfig, SmallCNNForImageClassification
 from ..weights import WeightLayout
+from .dropout import dropout_factors
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
 
 
@@ -53,8 +54,13 @@ def _train_one(population: Population, index: int, images: Tensor, labels: Tenso
     optimizer = _restore_optimizer(population, index, model, layout)
 
     total_loss, total_correct = 0.0, 0
-    for batch in order.split(recipe.batch_size):
-        output = model(images[batch], labels=labels[batch])
+    dropout, units = population.dropout(), sum(population.network.hidden_units)
+    for position in torch.arange(len(order)).split(recipe.batch_size):
+        batch, factors = order[position], None
+        if dropout is not None:
+            keys, rates = dropout
+            factors = dropout_factors(keys[index, None], rates[index, None], position, units)[0]
+        output = model(images[batch], labels=labels[batch], dropout_factors=factors)
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()

@@ -55,6 +55,9 @@ class Population:
         second_moment (`Tensor`): (models, num_params), Adam's running mean of squared gradients.
         steps (`int`): optimiser steps taken so far.
         learning_rates, weight_decays (`Tensor`, *optional*): (models,), instead of the recipe's.
+        dropouts (`Tensor`, *optional*): (models,), instead of the network's.
+        dropout_keys (`Tensor`, *optional*): (models,), decide what is dropped in the coming epoch, see
+            [`~hyperrep.population.dropout.dropout_keys`]; needed where there is dropout.
     """
 
     network: SmallCNNConfig
@@ -65,6 +68,8 @@ class Population:
     steps: int = 0
     learning_rates: Tensor | None = None
     weight_decays: Tensor | None = None
+    dropouts: Tensor | None = None
+    dropout_keys: Tensor | None = None
 
     @classmethod
     def start(cls, network: SmallCNNConfig, recipe: Recipe, weights: Tensor) -> "Population":
@@ -76,11 +81,25 @@ class Population:
         return len(self.weights)
 
     def per_model(self, name: str) -> Tensor:
-        """`learning_rate` or `weight_decay` of each model, (models,), float32."""
-        values = {"learning_rate": self.learning_rates, "weight_decay": self.weight_decays}[name]
+        """`learning_rate`, `weight_decay` or `dropout` of each model, (models,), float32."""
+        values = getattr(self, f"{name}s")
         if values is None:
-            values = torch.full((len(self),), getattr(self.recipe, name))
+            common = self.network.dropout if name == "dropout" else getattr(self.recipe, name)
+            values = torch.full((len(self),), common)
         return values.to(device=self.weights.device, dtype=torch.float32)
+
+    def dropout(self) -> tuple[Tensor, Tensor] | None:
+        """Keys (models,), int64, and rates (models,), float32; `None` where nothing is dropped.
+
+        Raises:
+            UserError: if there is dropout, but no keys.
+        """
+        rates = self.per_model("dropout")
+        if not rates.any():
+            return None
+        if self.dropout_keys is None:
+            raise UserError("the networks have dropout: set dropout_keys before every epoch.")
+        return self.dropout_keys.to(self.weights.device), rates
 
 
 @dataclass(frozen=True)

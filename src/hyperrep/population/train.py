@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..images import ImageData, ImageSplit
 from ..networks import SmallCNNConfig, initial_weights
+from .dropout import dropout_keys
 from .population import Engine, Evaluation, Population, Recipe, image_order
 
 
@@ -82,5 +83,6 @@ def train_population(
     yield EpochResult(0, network, images, engine, population.weights.clone())
     for epoch in range(1, epochs + 1):
         order = image_order(seeds, epoch, len(images.train))
+        population.dropout_keys = dropout_keys(seeds, epoch)
         running = engine.train_epoch(population, images.train.pixels, images.train.labels, order)
         yield EpochResult(epoch, network, images, engine, population.weights.clone(), running)

@@ -6,6 +6,7 @@ from torch.func import functional_call, vmap
 
 from ..networks import SmallCNNConfig, SmallCNNForImageClassification
 from ..weights import WeightLayout
+from .dropout import dropout_factors
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
 
 
@@ -46,10 +47,17 @@ class VmapEngine:
         update = _Optimizer(population, chunk, self.device)
         total_loss = torch.zeros(len(chunk), device=self.device)
         total_correct = torch.zeros(len(chunk), device=self.device)
-        for step, batch in enumerate(order.split(population.recipe.batch_size, dim=1), start=population.steps + 1):
+        dropout, units = population.dropout(), sum(population.network.hidden_units)
+        positions = torch.arange(order.shape[1], device=self.device).split(population.recipe.batch_size)
+        for step, position in enumerate(positions, start=population.steps + 1):
+            batch = order[:, position]
             targets = labels[batch]  # (models, batch)
             weights.requires_grad_(True)
-            logits = logits_of(weights, images[batch])  # (models, batch, classes)
+            factors = None
+            if dropout is not None:
+                keys, rates = (values[chunk].to(self.device) for values in dropout)
+                factors = dropout_factors(keys, rates, position, units)
+            logits = logits_of(weights, images[batch], factors)  # (models, batch, classes)
             losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
             # one model's weights do not touch another's loss, so the gradient of the sum is each model's own
             (gradient,) = torch.autograd.grad(losses.sum(), weights)
@@ -83,15 +91,20 @@ class VmapEngine:
 
 
 def stacked_logits(network: SmallCNNConfig, shared_images: bool = False):
-    """Function of weights (models, num_params) and images ([models,] batch, ...): logits (models, batch, classes)."""
+    """Function of weights (models, num_params), images ([models,] batch, ...) and, optionally, factors of dropout
+    (models, batch, hidden units): logits (models, batch, classes)."""
     with torch.device("meta"):
-        model = SmallCNNForImageClassification(network)
+        model = SmallCNNForImageClassification(network).eval()  # dropout comes as factors
     layout = WeightLayout.of(model)
 
-    def logits(vector: Tensor, batch: Tensor) -> Tensor:
-        return functional_call(model, layout.unvectorize(vector), (batch,)).logits
+    def logits(vector: Tensor, batch: Tensor, factors: Tensor | None) -> Tensor:
+        return functional_call(model, layout.unvectorize(vector), (batch,), {"dropout_factors": factors}).logits
 
-    return vmap(logits, in_dims=(0, None if shared_images else 0))
+    def stacked(weights: Tensor, images: Tensor, factors: Tensor | None = None) -> Tensor:
+        in_dims = (0, None if shared_images else 0, None if factors is None else 0)
+        return vmap(logits, in_dims=in_dims)(weights, images, factors)
+
+    return stacked
 
 
 class _Optimizer:

@@ -4,7 +4,7 @@
 // Arrays have one row a network: weights and optimiser state (models, parameters), order (models, order_stride), and
 // so on; images are (images, pixels). A group is the rows `first_model` ... `first_model + models - 1`. Lanes left
 // over repeat its last network, and are not written. Every function returns soon after *stop is no longer zero.
-#include "network.h"
+#include "pass.h"
 
 namespace {
 
@@ -80,11 +80,13 @@ void hyperrep_function(int which, float* numbers, int count) {
 }
 
 // Train on positions `begin` to `end` of each network's own `order`; batches are consecutive, and only the last of an
-// epoch may be smaller. Adds every network's loss, summed over images, to `loss`, and hits to `correct`.
+// epoch may be smaller. Without dropout its three arrays are null. Adds every network's loss, summed over images, to
+// `loss`, and hits to `correct`.
 void hyperrep_train(const int32_t* description, int64_t first_model, int64_t models, float* weights, float* first,
                     float* second, int64_t optimizer, const float* learning_rate, const float* weight_decay,
-                    float momentum, int64_t steps, int64_t batch_size, const float* images, const int64_t* labels,
-                    const int64_t* order, int64_t order_stride, int64_t begin, int64_t end, double* loss,
+                    float momentum, const uint32_t* dropout_key, const uint32_t* dropout_threshold,
+                    const float* dropout_scale, int64_t steps, int64_t batch_size, const float* images,
+                    const int64_t* labels, const int64_t* order, int64_t order_stride, int64_t begin, int64_t end, double* loss,
                     int64_t* correct, const int32_t* stop) {
   const NoDenormals guard;
   const Group group{first_model, models};
@@ -94,7 +96,13 @@ void hyperrep_train(const int32_t* description, int64_t first_model, int64_t mod
   std::vector<V> gradient(parameters);
   const Update update{(Optimizer)optimizer, group.load_scalars(learning_rate), group.load_scalars(weight_decay),
                       momentum};
-  Pass pass(network);
+  Dropout dropout{};
+  for (int lane = 0; dropout_key && lane < LANES; lane++) {
+    dropout.key[lane] = dropout_key[group.row(lane)];
+    dropout.threshold[lane] = dropout_threshold[group.row(lane)];
+    dropout.scale[lane] = dropout_scale[group.row(lane)];
+  }
+  Pass pass(network, dropout_key ? &dropout : nullptr);
   const auto image_of = [&](int lane, int64_t position) { return order[group.row(lane) * order_stride + position]; };
 
   for (int64_t start = begin; start < end && !stopped(stop); start += batch_size) {
@@ -106,7 +114,7 @@ void hyperrep_train(const int32_t* description, int64_t first_model, int64_t mod
         for (int lane = 0; lane < LANES; lane++) sources[lane] = images + image_of(lane, next + n) * pixels;
         interleave(sources, pixels, pass.image(n));
       }
-      pass.forward(count, w.data());
+      pass.forward(count, w.data(), next);
       for (int n = 0; n < count; n++) {
         const V* logits = pass.logits(n);
         V* logit_gradient = pass.logit_gradient(n);

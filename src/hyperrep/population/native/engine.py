@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...networks import SmallCNNConfig
+from ...networks.skips import skips_of
+from ..dropout import dropout_thresholds
 from ..population import OPTIMIZERS, Evaluation, Population
 from .compile import NativeUnavailable, load_library
 
@@ -55,7 +57,8 @@ class NativeEngine:
         """
         if network.hidden_act not in ACTIVATION_CODES:
             raise NativeUnavailable(f"activation {network.hidden_act!r} is not one of {', '.join(ACTIVATION_CODES)}")
-        if max(network.pool_sizes, default=1) > LARGEST_POOL or network.num_classes > LARGEST_CLASSES:
+        windows = [*network.pool_sizes, *(skip.window for skip in skips_of(network))]
+        if max(windows, default=1) > LARGEST_POOL or network.num_classes > LARGEST_CLASSES:
             raise NativeUnavailable(
                 f"pools over {LARGEST_POOL} or more than {LARGEST_CLASSES} classes are not covered"
             )
@@ -70,6 +73,7 @@ class NativeEngine:
                 f"order runs from {sequence.min()} to {sequence.max()}, but there are {len(pixels)} images."
             )
         rates, decays = (_floats(population.per_model(name)) for name in ("learning_rate", "weight_decay"))
+        dropout = _dropout(population)
         tensors = (population.weights, population.first_moment, population.second_moment)
         # copies, so that Ctrl-C leaves the population as it was
         states = [self._vectors(population.network, tensor).copy() for tensor in tensors]
@@ -80,7 +84,7 @@ class NativeEngine:
                 _call(
                     self.library.hyperrep_train,
                     *(description, first_model, size, *states),
-                    *(OPTIMIZERS.index(recipe.optimizer), rates, decays, float(recipe.momentum)),
+                    *(OPTIMIZERS.index(recipe.optimizer), rates, decays, float(recipe.momentum), *dropout),
                     *(population.steps + begin // recipe.batch_size, recipe.batch_size),
                     *(pixels, classes, sequence, count, begin, end, loss, correct, stop),
                 )
@@ -219,7 +223,20 @@ def _describe(network: SmallCNNConfig) -> np.ndarray:
     numbers.append(len(widths) - 1)
     for i in range(len(widths) - 1):
         numbers += [widths[i], widths[i + 1]]
-    return np.array([*numbers, ACTIVATION_CODES[network.hidden_act]], np.int32)
+    numbers += [ACTIVATION_CODES[network.hidden_act], len(network.skips)]
+    for skip in skips_of(network):
+        numbers += [skip.source, skip.target, skip.kind == "conv"]
+        numbers += [skip.stride, skip.window, skip.offset, skip.target_size]
+    return np.array(numbers, np.int32)
+
+
+def _dropout(population: Population) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Key, threshold and scale of each model as the kernels read them, see dropout.h."""
+    dropout = population.dropout()
+    if dropout is None:
+        return None, None, None
+    keys, rates = dropout
+    return _array(keys, np.uint32), _array(dropout_thresholds(rates), np.uint32), _floats(1 / (1 - rates))
 
 
 def _pixels(network: SmallCNNConfig, images: Tensor) -> np.ndarray:
