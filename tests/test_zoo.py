@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -16,19 +12,16 @@ import pytest
 import torch
 from datasets import ClassLabel, Features, Image
 from huggingface_hub import DatasetCard
+from small_zoo import EPOCHS, MODELS, digits, settings
 
 from hyperrep.errors import UserError
 from hyperrep.images import ImageData, load_images
 from hyperrep.networks import SmallCNNForImageClassification, SmallCNNImageProcessor, initial_weights
 from hyperrep.population.loop import LoopEngine
 from hyperrep.weights import WeightLayout
-from hyperrep.zoo import PROTOCOLS, Protocol, Zoo, ZooSettings, build_zoo, get_protocol, load_zoo, zoo_images
-from hyperrep.zoo import build as zoo_build
+from hyperrep.zoo import PROTOCOLS, Zoo, build_zoo, get_protocol, load_zoo, zoo_images
 from hyperrep.zoo.dataset import METRICS
 from hyperrep.zoo.settings import SPLITS, split_models
-
-
-MODELS, EPOCHS, MAX_IMAGES = 5, 2, 40
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +31,9 @@ def quiet_and_contained(monkeypatch, tmp_path):
     datasets.disable_progress_bars()
 
 
-def digits(protocol: Protocol) -> ImageData:
-    return load_images("digits", protocol.processor(), protocol.validation_fraction, max_images=MAX_IMAGES)
-
-
 @pytest.fixture(scope="module")
 def images() -> ImageData:
     return digits(get_protocol("digits"))
-
-
-def settings(**changes) -> ZooSettings:
-    return ZooSettings(**{"protocol": get_protocol("digits"), "models": MODELS, "epochs": EPOCHS} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -59,29 +44,6 @@ def folder(images, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def zoo(folder) -> Zoo:
     return load_zoo(folder)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a zoo but the plot."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".png"
-    }
-
-
-class Interrupting(LoopEngine):
-    """Trains like the loop, and gives up in the middle of its call number `calls`."""
-
-    def __init__(self, calls: int | None = None):
-        self.calls, self.trained = calls, 0
-
-    def train_epoch(self, population, images, labels, order):
-        self.trained += 1
-        if self.trained == self.calls:
-            population.weights += 1  # half an epoch's work
-            raise KeyboardInterrupt
-        return super().train_epoch(population, images, labels, order)
 
 
 # ------------------------------------------------------------------------------------------------- what a zoo holds
@@ -245,8 +207,8 @@ def test_the_card_reports_the_accuracy_of_all_models(folder, zoo):
     text = (folder / "README.md").read_text()
     for epoch in (0, 1, 2):
         accuracy = 100 * torch.cat([zoo[split].select([epoch]).metrics["test_accuracy"] for split in SPLITS])
-        assert f"| {epoch} | {accuracy.mean():.1f} ± {accuracy.std(correction=0):.1f} |  |" in text
-    assert "5 models" in text
+        assert f"| {epoch} | {accuracy.mean():.1f} ± {accuracy.std(correction=0):.1f} | 5 |  |" in text
+    assert "A population of 5 networks" in text
     assert "2,464 parameters" in text
     assert "seeds | 1 to 5;" in text
 
@@ -263,174 +225,6 @@ def test_the_card_prints_the_published_accuracies_beside_ours(tmp_path):
     assert second.endswith("| 44.4 ± 5.5 |")
     assert "83.3" not in text  # epoch 25 was not trained
     assert "This zoo saw 40 of the 60,000 training images" in text
-
-
-# ------------------------------------------------------------------------------------------------ interrupted builds
-
-
-def test_an_interrupted_build_is_resumed_to_the_same_bytes(images, folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(LoopEngine, "models_at_once", 2)  # shards of 2, 2 and 1 models, two epochs each
-    output = tmp_path / "small"
-    with pytest.raises(KeyboardInterrupt):
-        build_zoo(settings(), images, Interrupting(calls=4), output)  # the second shard's second epoch
-    assert [path.name for path in (output / ".build").glob("shard*")] == ["shard-00000.safetensors"]
-    with pytest.raises(UserError, match=r"holds no zoo_config\.json: its build was interrupted: .* --resume"):
-        load_zoo(output)
-
-    engine = Interrupting()
-    build_zoo(settings(), images, engine, output, resume=True)
-    assert engine.trained == 4  # the first shard's two epochs were not trained again
-    assert contents(output) == contents(folder)
-
-
-def test_a_build_can_be_interrupted_again_and_again(images, folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(LoopEngine, "models_at_once", 1)
-    output = tmp_path / "small"
-    for attempt in range(MODELS):  # each attempt finishes one shard of one model, and dies in the second epoch after
-        with pytest.raises(KeyboardInterrupt):
-            build_zoo(settings(), images, Interrupting(calls=2 if attempt == 0 else 4), output, resume=attempt > 0)
-        assert len(list((output / ".build").glob("shard*"))) == attempt
-    build_zoo(settings(), images, LoopEngine(), output, resume=True)
-    assert contents(output) == contents(folder)
-
-
-@pytest.mark.parametrize("step", ["write_split", "write_card", "rmtree"])
-def test_a_build_interrupted_while_it_is_merged_is_resumed(step, images, folder, monkeypatch, tmp_path):
-    output = tmp_path / "small"
-
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(zoo_build.shutil if step == "rmtree" else zoo_build, step, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            build_zoo(settings(), images, LoopEngine(), output)
-    engine = Interrupting()
-    build_zoo(settings(), images, engine, output, resume=True)
-    assert engine.trained == 0
-    assert contents(output) == contents(folder)
-
-
-KILLED_BUILD = """
-import os, signal, sys
-from hyperrep.images import load_images
-from hyperrep.population.loop import LoopEngine
-from hyperrep.zoo import ZooSettings, build_zoo, get_protocol, shards
-
-save_file = shards.save_file
-
-def save_and_die(tensors, path):
-    if "shard-00001" in str(path):
-        path.write_bytes(b"half a shard")
-        os.kill(os.getpid(), signal.SIGKILL)
-    save_file(tensors, path)
-
-shards.save_file, LoopEngine.models_at_once = save_and_die, 2
-protocol = get_protocol("digits")
-images = load_images("digits", protocol.processor(), protocol.validation_fraction, max_images=int(sys.argv[2]))
-build_zoo(ZooSettings(protocol, models=5, epochs=2), images, LoopEngine(), sys.argv[1])
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
-def test_a_killed_process_leaves_a_build_that_can_be_resumed(images, folder, monkeypatch, tmp_path):
-    """A real SIGKILL, halfway through the file of the second shard."""
-    output = tmp_path / "small"
-    source = str(Path(zoo_build.__file__).parents[2])
-    outcome = subprocess.run(
-        [sys.executable, "-c", KILLED_BUILD, str(output), str(MAX_IMAGES)],
-        env=os.environ | {"PYTHONPATH": source, "HF_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-    )
-    assert outcome.returncode == -signal.SIGKILL, outcome.stderr
-    assert len(list((output / ".build").glob("*.tmp"))) == 1
-    assert len(list((output / ".build").glob("*.safetensors"))) == 1
-
-    monkeypatch.setattr(LoopEngine, "models_at_once", 2)
-    engine = Interrupting()
-    build_zoo(settings(), images, engine, output, resume=True)
-    assert engine.trained == 4
-    assert contents(output) == contents(folder)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"models": 6}, "models"),
-        ({"epochs": 3}, "epochs, keep_epochs, test_epochs"),
-        ({"first_seed": 2}, "first_seed"),
-        ({"protocol": dataclasses.replace(get_protocol("digits"), title="Other")}, "protocol"),
-    ],
-)
-def test_a_build_is_not_resumed_with_other_settings(changes, named, images, monkeypatch, tmp_path):
-    output = tmp_path / "small"
-    with pytest.raises(KeyboardInterrupt):
-        build_zoo(settings(), images, Interrupting(calls=1), output)
-    before = contents(output)
-    with pytest.raises(UserError, match=rf"begun with other settings \({named} differ\)"):
-        build_zoo(settings(**changes), images, LoopEngine(), output, resume=True)
-    assert contents(output) == before
-
-
-def test_a_build_is_not_resumed_with_other_images_or_another_engine(images, tmp_path):
-    output = tmp_path / "small"
-    with pytest.raises(KeyboardInterrupt):
-        build_zoo(settings(), images, Interrupting(calls=1), output)
-    with pytest.raises(UserError, match=r"\(images differ\)"):
-        build_zoo(settings(), dataclasses.replace(images, fingerprint="0" * 16), LoopEngine(), output, resume=True)
-    other = LoopEngine()
-    other.name = "native"
-    with pytest.raises(UserError, match=r"\(engine differ\)"):
-        build_zoo(settings(), images, other, output, resume=True)
-
-
-# ------------------------------------------------------------------------------------------------- existing folders
-
-
-def test_an_existing_folder_is_left_alone_without_flags(images, folder):
-    before = contents(folder)
-    with pytest.raises(UserError, match="exists; go on with --resume, start again with --overwrite"):
-        build_zoo(settings(), images, Interrupting(calls=1), folder)
-    assert contents(folder) == before
-
-
-def test_an_empty_folder_is_as_good_as_none(images, folder, tmp_path):
-    output = tmp_path / "small"
-    output.mkdir()
-    build_zoo(settings(), images, LoopEngine(), output)
-    assert contents(output) == contents(folder)
-
-
-def test_resuming_a_complete_zoo_changes_nothing(images, folder):
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    build_zoo(settings(), images, Interrupting(calls=1), folder, resume=True)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
-def test_overwrite_starts_again_with_other_settings(images, tmp_path):
-    output = build_zoo(settings(models=4, epochs=0), images, LoopEngine(), tmp_path / "small")
-    (output / "data" / "train-00001-of-00002.parquet").write_bytes(b"old")
-    build_zoo(settings(models=4, epochs=1), images, LoopEngine(), output, overwrite=True)
-    assert load_zoo(output).config.epochs == [0, 1]
-    assert not (output / "data" / "train-00001-of-00002.parquet").exists()
-
-
-def test_overwrite_deletes_an_unfinished_build(images, folder, tmp_path):
-    output = tmp_path / "small"
-    with pytest.raises(KeyboardInterrupt):
-        build_zoo(settings(first_seed=9), images, Interrupting(calls=1), output)
-    build_zoo(settings(), images, LoopEngine(), output, overwrite=True)
-    assert contents(output) == contents(folder)
-
-
-@pytest.mark.parametrize("flag", ["overwrite", "resume"])
-def test_a_folder_that_is_no_zoo_is_never_touched(flag, images, tmp_path):
-    (tmp_path / "README.md").write_text("my thesis")
-    before = contents(tmp_path)
-    with pytest.raises(UserError, match="is not a zoo"):
-        build_zoo(settings(), images, LoopEngine(), tmp_path, **{flag: True})
-    assert contents(tmp_path) == before
 
 
 # ------------------------------------------------------------------------------------------ what users get wrong
@@ -535,14 +329,3 @@ def test_zoo_images_takes_the_same_images_from_elsewhere_and_refuses_others(tmp_
         zoo_images(zoo, str(other))
     with pytest.raises(UserError, match=r"was trained on 24 images of pets .*digits gives 24 others"):
         zoo_images(zoo, "digits")
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [({"models": 6}, "models"), ({"epochs": 3}, "epochs, keep_epochs, test_epochs"), ({"first_seed": 2}, "first")],
-)
-def test_a_complete_zoo_is_not_taken_for_another(changes, named, images, folder):
-    before = contents(folder)
-    with pytest.raises(UserError, match=rf"other settings \({named}"):
-        build_zoo(settings(**changes), images, LoopEngine(), folder, resume=True)
-    assert contents(folder) == before

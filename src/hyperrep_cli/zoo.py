@@ -25,7 +25,10 @@ def parse_epochs(text: str) -> tuple[int, ...]:
 
 @app.command()
 def build(
-    protocol: Annotated[str, typer.Option(help="Published recipe: mnist, svhn, cifar10, stl10 or digits.")],
+    protocol: Annotated[
+        str,
+        typer.Option(help="Published recipe: mnist, svhn, cifar10, stl10, fashion-mnist, usps, mnist-grid or digits."),
+    ],
     output: Annotated[Path, typer.Option(help="Folder of the zoo.")],
     images: Annotated[
         str | None, typer.Option(help="Hub id, local folder or 'digits'. Default: the protocol's own.")
@@ -85,6 +88,7 @@ def info(zoo: Annotated[str, typer.Argument(help="Folder or Hub id of a zoo.")])
 
 
 def _print_info(path: str | Path) -> None:
+    from rich.bar import Bar
     from rich.console import Console
     from rich.table import Table
 
@@ -98,13 +102,13 @@ def _print_info(path: str | Path) -> None:
         title=f"{path}: {zoo.config.num_models} models of {zoo.config.weight_layout().num_params:,} parameters, "
         f"images {zoo.config.images['name']}"
     )
-    for column in ("epoch", "test accuracy, %", "published, %"):
+    for column in ("epoch", "test accuracy, %", "models", "published, %"):
         table.add_column(column, justify="right")
-    shown = [e for e in statistics if e in {0, 1, 2, 5, 10, 15, 20, 25, 50, max(statistics)}]
-    for epoch in shown:
-        mean, std, _ = statistics[epoch]
+    table.add_column("0 to 100 %")
+    for epoch, (mean, std, count) in statistics.items():
         reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
-        table.add_row(str(epoch), f"{mean:.1f} ± {std:.1f}", reference)
+        bar = Bar(size=100, begin=0, end=mean, width=30)
+        table.add_row(str(epoch), f"{mean:.1f} ± {std:.1f}", str(count), reference, bar)
     console = Console()
     console.print(table)
     sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in zoo.splits.items())

@@ -65,6 +65,9 @@ def train_population(
     epochs: int,
     engine: Engine,
     weights: Tensor | None = None,
+    learning_rates: Tensor | None = None,
+    weight_decays: Tensor | None = None,
+    dropouts: Tensor | None = None,
 ) -> Iterator[EpochResult]:
     """Train one network a seed, and yield the population at epochs 0, 1, ..., `epochs`.
 
@@ -76,10 +79,14 @@ def train_population(
         epochs (`int`): passes over the training images.
         engine ([`Engine`])
         weights (`Tensor`, *optional*): (models, num_params), to start from instead of random weights (fine-tuning).
+        learning_rates, weight_decays, dropouts (`Tensor`, *optional*): (models,), instead of the recipe's and the
+            network's.
     """
     if weights is None:
         weights = initial_weights(network, list(seeds))
     population = Population.start(network, recipe, weights)
+    population.learning_rates, population.weight_decays = learning_rates, weight_decays
+    population.dropouts = dropouts
     yield EpochResult(0, network, images, engine, population.weights.clone())
     for epoch in range(1, epochs + 1):
         order = image_order(seeds, epoch, len(images.train))

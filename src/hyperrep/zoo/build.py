@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
@@ -21,7 +22,7 @@ from .card import write_card
 from .dataset import CONFIG_NAME, METRICS, ZooConfig, ZooSplit, write_split
 from .protocol import Protocol
 from .settings import ZooSettings, split_models
-from .shards import Shard, is_finished, plan_shards, read_shards, train_shard, write_atomically
+from .shards import Shard, full_disk_explained, is_finished, plan_shards, read_shards, train_shard, write_atomically
 
 
 SETTINGS_NAME = "settings.json"
@@ -64,6 +65,8 @@ def build_zoo(
     fingerprint = json.loads(
         json.dumps(asdict(settings) | {"images": images.fingerprint, "engine": engine.name})  # tuples become lists
     )
+    if not (resume or overwrite):
+        _check_disk(settings, images, output)
     work = output / ".build"
     shard_size = min(engine.models_at_once, -(-settings.models // count))
     if rank == 0:
@@ -81,7 +84,8 @@ def build_zoo(
     _train(settings, images, engine, work, shards, rank, count)
     if rank == 0:
         _wait_for(shards, work)
-        _merge(settings, images, engine, output, shards)
+        with full_disk_explained(output):
+            _merge(settings, images, engine, output, shards)
         shutil.rmtree(work)
     return output
 
@@ -116,6 +120,23 @@ def _check_images(protocol: Protocol, images: ImageData) -> None:
         raise UserError(
             f"protocol {protocol.name} wants images of shape {expected}, {images.name} gives "
             f"{tuple(images.train.pixels.shape[1:])} after preprocessing."
+        )
+
+
+def _check_disk(settings: ZooSettings, images: ImageData, output: Path) -> None:
+    """Shards and merged zoo lie on the disk at the same time, for a moment."""
+    parameters = network_layout(settings.protocol.network_config(images.classes)).num_params
+    rows = sum(
+        len(models) * len(settings.kept(settings.epochs_of(split)))
+        for split, models in split_models(settings.models).items()
+    )
+    needed = 2 * 4 * parameters * rows
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"the zoo takes {needed / 1e9:.1f} GB while it is built, {existing} has {free / 1e9:.1f} GB left; free "
+            "some space, or store fewer epochs with --keep-epochs."
         )
 
 
@@ -208,11 +229,15 @@ def network_layout(network) -> WeightLayout:
 
 def _split(settings: ZooSettings, rows: dict[str, Tensor], name: str) -> ZooSplit:
     """A split from its rows, ordered by model and epoch."""
-    kept = settings.kept(settings.epochs_of(name))
+    kept, of_model = settings.kept(settings.epochs_of(name)), settings.protocol.factors(settings.models)
     return ZooSplit(
         rows["weights"],
         model_id=rows["model_id"],
         seed=rows["model_id"] + settings.first_seed,
         epoch=torch.tensor(kept).repeat(len(rows["model_id"]) // len(kept)),
         metrics={metric: rows[metric] for metric in METRICS},
+        factors={
+            factor: np.array([of_model[model][factor] for model in rows["model_id"].tolist()])
+            for factor in settings.protocol.grid
+        },
     )

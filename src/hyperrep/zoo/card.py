@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 TAGS = ["model-zoo", "weight-space-learning", "hyper-representation"]
 
+TRAINING_IMAGES = {"mnist": 60_000, "mnist-grid": 60_000, "svhn": 73_257, "cifar10": 50_000, "stl10": 5_000}
+
 _TEMPLATE = Template(
     """
 # $title zoo: $num_models small CNNs
 
-A population of $num_models networks of one architecture ($num_params parameters) that differ only in their seed,
-trained on $images and stored at $num_epochs epochs: $num_rows checkpoints, one row each.
+A population of $num_models networks of one architecture ($num_params parameters) that differ only in their
+$differ_in, trained on $images and stored at $num_epochs epochs: $num_rows checkpoints, one row each.
 
 ![Test accuracy over epochs](accuracy.png)
 
@@ -32,11 +34,11 @@ zoo["train"].weights             # (checkpoints, $num_params), float32
 
 ## Accuracy
 
-Mean ± std (ddof 0) over all $num_models models, in per cent.
+Mean ± std (ddof 0) in per cent, and the number of models$test_note.
 
 $accuracy_table
 
-Published values: rows B_T of Schürholt et al., NeurIPS 2022. $images_note
+$published_note$images_note$factors_table
 
 ## How it was trained
 
@@ -51,15 +53,15 @@ $command
 | network | $network |
 | initial weights | $initializer, biases 0.01 |
 | optimiser | $optimizer, learning rate $learning_rate, weight decay $weight_decay, batch size $batch_size |
-| seeds | $first_seed to $last_seed; a seed decides initial weights and image order, nothing else does |
+| seeds | $first_seed to $last_seed; a seed decides initial weights, image order and dropout |
 | made with | $made_with |
 
 ## Columns
 
 `model_id`, `seed`, `epoch` (0 is untrained), `weights` (in the order of `zoo_config.json`: layer by layer, weight
 row-major, then bias), `train_*`, `validation_*`, `test_*` (`loss` in nats, `accuracy` 0 to 1) and
-`generalization_gap` (train minus test accuracy). Training loss and accuracy are running means over the epoch, each
-batch as seen before its step. Splits are by model, 70/15/15: $split_sizes.
+`generalization_gap` (train minus test accuracy)$factor_columns. Training loss and accuracy are running means over the
+epoch, each batch as seen before its step. Splits are by model, 70/15/15: $split_sizes.
 
 Code: Apache-2.0. Zoo: CC-BY-4.0; the images keep their own terms.
 """
@@ -78,7 +80,7 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
         license="cc-by-4.0",
         pretty_name=f"{config.protocol['title']} model zoo",
         tags=TAGS,
-        size_categories="1K<n<10K" if sum(map(len, splits.values())) < 10_000 else "10K<n<100K",
+        size_categories=_size_category(sum(map(len, splits.values()))),
         configs=[
             {
                 "config_name": "default",
@@ -86,7 +88,8 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
             }
         ],
     )
-    recipe, network = config.protocol["recipe"], config.network
+    differing = dict.fromkeys(config.factors(), "differing")
+    recipe, network = config.protocol["recipe"] | differing, config.network | differing
     text = _TEMPLATE.substitute(
         title=config.protocol["title"],
         num_models=config.num_models,
@@ -96,6 +99,11 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
         num_rows=f"{sum(map(len, splits.values())):,}",
         repo=f"org/cnn-zoo-{config.protocol['name']}",
         accuracy_table=_accuracy_table(statistics, published),
+        differ_in="seed" if not config.factors() else "seed and in how they were trained",
+        published_note="Published values: rows B_T of Schürholt et al., NeurIPS 2022. " if published else "",
+        test_note=_test_note(config),
+        factors_table=_factors_table(config, splits),
+        factor_columns="".join(f", `{name}`" for name in config.factors()),
         images_note=_images_note(config),
         command=_command(config),
         train_size=f"{config.images['train']:,}",
@@ -124,12 +132,23 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
     return path
 
 
+def _size_category(rows: int) -> str:
+    """The Hub's name for this many rows."""
+    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
+        if rows < limit:
+            return name
+    return "100K<n<1M"
+
+
 def _command(config: "ZooConfig") -> str:
     """The command that builds this zoo."""
     protocol, last = config.protocol, config.protocol["epochs"]
     parts = [f"hyperrep zoo build --protocol {protocol['name']} --images {protocol['images']}"]
     parts.append(f"--models {config.num_models} --epochs {last}")
-    if len(config.epochs) <= last:
+    test_epochs = protocol.get("test_epochs", last)
+    if test_epochs > last:
+        parts.append(f"--test-epochs {test_epochs}")
+    if len(config.epochs) <= test_epochs:
         parts.append(f"--keep-epochs {','.join(map(str, config.epochs))}")
     if protocol["first_seed"] != 1:
         parts.append(f"--first-seed {protocol['first_seed']}")
@@ -148,21 +167,48 @@ def accuracy_by_epoch(splits: dict[str, "ZooSplit"]) -> dict[int, tuple[float, f
 
 
 def _accuracy_table(statistics: dict[int, tuple[float, float, int]], published: dict[int, Any]) -> str:
-    rows = ["| epoch | test accuracy | published |", "|---|---|---|"]
+    rows = ["| epoch | test accuracy | models | published |", "|---|---|---|---|"]
     last = max(statistics)
-    for epoch, (mean, std, _) in statistics.items():
+    for epoch, (mean, std, count) in statistics.items():
         if epoch in {0, 1, 5, 10, 25, 50, last} or epoch in published:
             reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
-            rows.append(f"| {epoch} | {mean:.1f} ± {std:.1f} | {reference} |")
+            rows.append(f"| {epoch} | {mean:.1f} ± {std:.1f} | {count} | {reference} |")
+    return "\n".join(rows)
+
+
+def _test_note(config: "ZooConfig") -> str:
+    last, test_epochs = config.protocol["epochs"], config.protocol.get("test_epochs", config.protocol["epochs"])
+    if test_epochs == last:
+        return ""
+    return f"; only the test split's models were trained beyond epoch {last}, to {test_epochs}"
+
+
+def _factors_table(config: "ZooConfig", splits: dict[str, "ZooSplit"]) -> str:
+    """Accuracy by value of each generating factor at the last epoch all models reached; empty without factors."""
+    if not config.factors():
+        return ""
+    epoch = max(epoch for epoch in config.epochs if epoch <= config.protocol["epochs"])
+    rows = ["", "", "## Generating factors", "", f"At epoch {epoch}, over all values of the other factors.", ""]
+    rows += ["| factor | value | test accuracy | models |", "|---|---|---|---|"]
+    last = [split[split.epoch == epoch] for split in splits.values()]
+    accuracy = 100 * torch.cat([part.metrics["test_accuracy"] for part in last])
+    for name, values in config.factors().items():
+        of_model = [value for part in last for value in part.factors[name].tolist()]
+        for value in values:
+            selected = accuracy[[i for i, other in enumerate(of_model) if other == value]]
+            if len(selected):
+                spread = f"{selected.mean():.1f} ± {selected.std(correction=0):.1f}"
+                rows.append(f"| {name} | {value} | {spread} | {len(selected)} |")
     return "\n".join(rows)
 
 
 def _images_note(config: "ZooConfig") -> str:
     used = config.images["train"] + config.images["validation"]
-    full = {"mnist": 60_000, "svhn": 73_257, "cifar10": 50_000, "stl10": 5_000}.get(config.protocol["name"])
+    full = TRAINING_IMAGES.get(config.protocol["name"])
     if full is None or used == full:
         return ""
-    return f"**This zoo saw {used:,} of the {full:,} training images; the two columns are not comparable.**"
+    incomparable = "; the two columns are not comparable" if config.protocol["published_accuracy"] else ""
+    return f"**This zoo saw {used:,} of the {full:,} training images{incomparable}.**"
 
 
 def plot_accuracy(

@@ -4,7 +4,7 @@ Beside the data, `zoo_config.json` holds what columns cannot: architecture, para
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,18 @@ class ZooConfig:
         return WeightLayout.from_list(self.layout)
 
     def network_config(self) -> SmallCNNConfig:
+        """The architecture all networks share.
+
+        Raises:
+            UserError: if they have different activations.
+        """
+        if "hidden_act" in self.factors():
+            raise UserError("the networks of this zoo differ in hidden_act; they cannot be run as one architecture.")
         return SmallCNNConfig.from_dict(self.network)
+
+    def factors(self) -> dict[str, list]:
+        """Values of each generating factor, empty unless the zoo is a grid."""
+        return self.protocol.get("grid", {})
 
     def save(self, folder: Path) -> None:
         (folder / CONFIG_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -76,6 +87,7 @@ class ZooSplit:
         weights (`Tensor`): (checkpoints, num_params), float32.
         model_id, seed, epoch (`Tensor`): (checkpoints,), int64.
         metrics (`dict[str, Tensor]`): (checkpoints,), float32; names in [`METRICS`].
+        factors (`dict[str, ndarray]`): (checkpoints,), text or numbers: the generating factors of a grid zoo.
     """
 
     weights: Tensor
@@ -83,6 +95,7 @@ class ZooSplit:
     seed: Tensor
     epoch: Tensor
     metrics: dict[str, Tensor]
+    factors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -95,6 +108,10 @@ class ZooSplit:
             self.seed[index],
             self.epoch[index],
             {name: values[index] for name, values in self.metrics.items()},
+            {
+                name: values[index.numpy() if isinstance(index, Tensor) else index]
+                for name, values in self.factors.items()
+            },
         )
 
     def select(self, epochs: list[int]) -> "ZooSplit":
@@ -140,7 +157,7 @@ def load_zoo(path_or_id: str | Path, revision: str | None = None, token: str | N
         hint = "its build was interrupted: finish it with --resume" if unfinished else "it is not a zoo"
         raise UserError(f"{path_or_id} holds no {CONFIG_NAME}: {hint}.")
     config = ZooConfig(**json.loads(path.read_text()))
-    splits = {split: _read_split(folder, split, config.weight_layout().num_params) for split in SPLITS}
+    splits = {split: _read_split(folder, split, config) for split in SPLITS}
     is_folder = Path(path_or_id).is_dir()
     return Zoo(Path(path_or_id).resolve().name if is_folder else str(path_or_id), config, splits, commit)
 
@@ -171,7 +188,8 @@ def zoo_images(zoo: Zoo, source: str | None = None) -> ImageData:
     return data
 
 
-def _read_split(folder: Path, split: str, num_params: int) -> ZooSplit:
+def _read_split(folder: Path, split: str, config: ZooConfig) -> ZooSplit:
+    num_params = config.weight_layout().num_params
     files = sorted((folder / "data").glob(f"{split}-*.parquet"))
     if not files:
         raise UserError(f"{folder} holds no data/{split}-*.parquet.")
@@ -192,6 +210,7 @@ def _read_split(folder: Path, split: str, num_params: int) -> ZooSplit:
         column("seed", np.int64),
         column("epoch", np.int64),
         {name: column(name, np.float32) for name in METRICS},
+        {name: np.array(table.column(name).to_pylist()) for name in config.factors()},
     )
 
 
@@ -203,6 +222,7 @@ def write_split(folder: Path, split: str, rows: ZooSplit) -> None:
     flat = pa.array(rows.weights.contiguous().numpy().reshape(-1))
     columns["weights"] = pa.FixedSizeListArray.from_arrays(flat, rows.weights.shape[1])
     columns |= {name: pa.array(rows.metrics[name].numpy(), type=pa.float32()) for name in METRICS}
+    columns |= {name: pa.array(values.tolist()) for name, values in rows.factors.items()}
     path = folder / "data" / f"{split}-00000-of-00001.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     # float weights do not compress; dictionaries and statistics on them only cost time

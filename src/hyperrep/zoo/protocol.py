@@ -1,17 +1,29 @@
 """The published recipes by which zoos are trained (Model Zoos data set, arXiv 2209.14764), by name."""
 
 import difflib
-from dataclasses import asdict, dataclass, field
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from ..errors import UserError
 from ..networks import SmallCNNConfig, SmallCNNImageProcessor
 from ..population import Recipe
 
 
+NETWORK_FACTORS = ("hidden_act", "initializer", "dropout")
+RECIPE_FACTORS = ("optimizer", "learning_rate", "weight_decay")
+FACTORS = (*NETWORK_FACTORS, *RECIPE_FACTORS, "train_fraction")  # share of the training images a model sees
+GRID_SEED = 42
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that is the same for all networks of a zoo; what differs is the seed.
+    """Everything that is the same for all networks of a zoo. What differs is the seed, and in a grid the generating
+    factors.
 
     Attributes:
         name (`str`)
@@ -24,6 +36,8 @@ class Protocol:
         validation_fraction (`float`): share of the training images held out, seed 42.
         published_accuracy (`dict[int, tuple[float, float]]`): epoch to mean and std of test accuracy in per cent
             (poster, rows B_T), to be printed beside our own.
+        grid (`dict[str, tuple]`): values of each generating factor; names in [`FACTORS`]. Every combination comes once
+            before any comes again.
     """
 
     name: str
@@ -35,12 +49,29 @@ class Protocol:
     epochs: int
     validation_fraction: float
     published_accuracy: dict[int, tuple[float, float]] = field(default_factory=dict)
+    grid: dict[str, tuple] = field(default_factory=dict)
 
-    def network_config(self, classes: list[str]) -> SmallCNNConfig:
-        """Configuration of the zoo's networks for these classes."""
-        return SmallCNNConfig(
-            id2label=dict(enumerate(classes)), label2id={name: i for i, name in enumerate(classes)}, **self.network
-        )
+    def factors(self, num_models: int) -> list[dict[str, Any]]:
+        """Generating factors of each model, by name; empty where there is no grid.
+
+        Combinations come in an order shuffled with seed 42, so that a zoo smaller than the grid is balanced, too.
+        """
+        combinations = [dict(zip(self.grid, values)) for values in itertools.product(*self.grid.values())]
+        order = torch.randperm(len(combinations), generator=torch.Generator().manual_seed(GRID_SEED)).tolist()
+        return [combinations[order[model % len(order)]] for model in range(num_models)]
+
+    def network_config(self, classes: list[str], factors: Mapping[str, Any] = MappingProxyType({})) -> SmallCNNConfig:
+        """Configuration of the networks with these classes and generating factors."""
+        changes = {name: value for name, value in factors.items() if name in NETWORK_FACTORS}
+        names: dict[str, Any] = {
+            "id2label": dict(enumerate(classes)),
+            "label2id": {name: i for i, name in enumerate(classes)},
+        }
+        return SmallCNNConfig(**names | self.network | changes)
+
+    def recipe_of(self, factors: Mapping[str, Any]) -> Recipe:
+        """How the networks with these generating factors are trained."""
+        return replace(self.recipe, **{name: value for name, value in factors.items() if name in RECIPE_FACTORS})
 
     def processor(self) -> SmallCNNImageProcessor:
         return SmallCNNImageProcessor(**self.image_processor)
@@ -100,6 +131,48 @@ PROTOCOLS = {
             validation_fraction=800 / 5_000,
             published_accuracy={1: (15.4, 1.8), 25: (35.0, 1.3), 50: (39.0, 1.0)},
         ),
+        # Fashion-MNIST and USPS of the Model Zoos data set, which the poster does not use.
+        Protocol(
+            "fashion-mnist",
+            "Fashion-MNIST",
+            images="zalando-datasets/fashion_mnist",
+            network=_GREY_NETWORK,
+            image_processor={"num_channels": 1, "image_mean": [0.5], "image_std": [0.5]},
+            recipe=Recipe("adam", learning_rate=3e-4, batch_size=10),
+            epochs=25,
+            validation_fraction=10_000 / 60_000,
+        ),
+        Protocol(
+            "usps",
+            "USPS",
+            images="flwrlabs/usps",
+            network=_GREY_NETWORK,
+            image_processor=_MNIST_PIXELS,
+            recipe=Recipe("adam", learning_rate=3e-4, weight_decay=1e-3, batch_size=10),
+            epochs=25,
+            validation_fraction=1_291 / 7_291,
+        ),
+        # Hyper-parameters on a grid, for the prediction of properties. Values follow the Model Zoos data set's grids;
+        # the train fraction is ours. 512 combinations.
+        Protocol(
+            "mnist-grid",
+            "MNIST hyper-parameter grid",
+            images="ylecun/mnist",
+            network=_GREY_NETWORK,
+            image_processor=_MNIST_PIXELS,
+            recipe=Recipe("adam", learning_rate=1e-3, batch_size=10),
+            epochs=25,
+            validation_fraction=10_000 / 60_000,
+            grid={
+                "hidden_act": ("tanh", "relu", "sigmoid", "gelu"),
+                "initializer": ("uniform", "normal", "kaiming_uniform", "kaiming_normal"),
+                "dropout": (0.0, 0.5),
+                "optimizer": ("adam", "sgd"),
+                "learning_rate": (1e-3, 1e-4),
+                "weight_decay": (0.0, 1e-3),
+                "train_fraction": (0.1, 1.0),
+            },
+        ),
         # Ours, not published: the same network on the images that ship in scikit-learn, for demos and tests. Kaiming
         # initialisation, because 1,150 images are too few to leave the saturation that U(0, 1) starts in.
         Protocol(
@@ -123,6 +196,6 @@ def get_protocol(name: str) -> Protocol:
         UserError: if there is none; names the nearest.
     """
     if name not in PROTOCOLS:
-        nearest = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
+        nearest = difflib.get_close_matches(name.lower(), PROTOCOLS, n=1, cutoff=0.0)[0]
         raise UserError(f"protocol {name!r} is unknown; did you mean {nearest!r}? There are {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]

@@ -4,9 +4,11 @@ import errno
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,10 +17,14 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..images import ImageData
+from ..networks import initial_weights
 from ..population import Engine, train_population
 from .dataset import METRICS
 from .settings import ZooSettings, split_models
 
+
+# What decides which operations a population runs; the other factors are numbers that differ from model to model.
+COMMON_FACTORS = ("hidden_act", "optimizer", "train_fraction")
 
 logger = logging.getLogger(__name__)
 
@@ -31,30 +37,38 @@ class Shard:
         index (`int`): names its file.
         models (`list[int]`): which of the zoo's models.
         epochs (`int`): how long they are trained.
+        factors (`list[dict]`): generating factors of each. Activation, optimiser and train fraction are common.
     """
 
     index: int
     models: list[int]
     epochs: int
+    factors: list[dict[str, Any]]
 
     def path(self, folder: Path) -> Path:
         return folder / f"shard-{self.index:05d}.safetensors"
 
 
 def plan_shards(settings: ZooSettings, size: int) -> list[Shard]:
-    """Cut a zoo into shards of at most `size` models that are trained equally long.
+    """Cut a zoo into shards of at most `size` models that are trained equally long and by the same operations.
 
     How a zoo is cut changes none of its bytes: a model is defined by its seed alone.
     """
-    alike: dict[int, list[int]] = defaultdict(list)
+    factors = settings.protocol.factors(settings.models)
+    alike: dict[tuple, list[int]] = defaultdict(list)
     for split, models in split_models(settings.models).items():
-        alike[settings.epochs_of(split)] += models.tolist()
+        for model in models.tolist():
+            common = [factors[model].get(name, "") for name in COMMON_FACTORS]
+            alike[settings.epochs_of(split), *common].append(model)
     parts = [
-        (sorted(models)[i : i + size], epochs)
-        for epochs, models in sorted(alike.items())
+        (sorted(models)[i : i + size], key[0])
+        for key, models in sorted(alike.items())
         for i in range(0, len(models), size)
     ]
-    return [Shard(index, models, epochs) for index, (models, epochs) in enumerate(parts)]
+    return [
+        Shard(index, models, epochs, [factors[model] for model in models])
+        for index, (models, epochs) in enumerate(parts)
+    ]
 
 
 def train_shard(
@@ -70,11 +84,27 @@ def train_shard(
     Args:
         report: called after every epoch with the model-epochs it took.
     """
-    protocol, kept = settings.protocol, settings.kept(shard.epochs)
-    network = protocol.network_config(images.classes)
+    protocol, kept, first = settings.protocol, settings.kept(shard.epochs), shard.factors[0]
     seeds = [settings.seeds[model] for model in shard.models]
+    networks = [protocol.network_config(images.classes, factors) for factors in shard.factors]
+    recipes = [protocol.recipe_of(factors) for factors in shard.factors]
+    if "train_fraction" in first:
+        count = max(1, round(first["train_fraction"] * len(images.train)))
+        images = replace(images, train=images.train[:count])  # in an order that is random already
+    results = train_population(
+        networks[0],
+        recipes[0],
+        images,
+        seeds,
+        shard.epochs,
+        engine,
+        weights=torch.cat([initial_weights(network, [seed]) for network, seed in zip(networks, seeds)]),
+        learning_rates=torch.tensor([recipe.learning_rate for recipe in recipes]),
+        weight_decays=torch.tensor([recipe.weight_decay for recipe in recipes]),
+        dropouts=torch.tensor([network.dropout for network in networks]),
+    )
     weights, metrics = [], []
-    for result in train_population(network, protocol.recipe, images, seeds, shard.epochs, engine):
+    for result in results:
         if result.epoch in kept:
             weights.append(result.weights)
             metrics.append(result.metrics())
@@ -126,14 +156,28 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+        with full_disk_explained(path.parent):
+            write(temporary)
+            temporary.replace(path)
+    except Exception:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Turns the errors of a full disk into one line.
+
+    Raises:
+        UserError
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
         # safetensors reports the system's error as text
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             raise UserError(
-                f"the disk is full: {path.name} could not be written to {path.parent}. What was finished is kept; "
-                "free some space and go on with --resume."
+                f"the disk is full: {folder} took no more. Finished shards are kept; free some space and go on with "
+                "--resume."
             ) from error
         raise
