@@ -17,9 +17,10 @@ from transformers import AutoModel
 from hyperrep.errors import UserError
 from hyperrep.representation import HyperRepModel
 from hyperrep.training import TrainingConfig, evaluate_reconstruction, loop, parse_overrides, train
+from hyperrep.training import step as training_step
 from hyperrep.training.checkpoints import Checkpoints
 from hyperrep.training.data import TrainingData, epoch_order, seed_from
-from hyperrep.training.loop import learning_rate_at, make_views
+from hyperrep.training.step import learning_rate_at, make_views
 from hyperrep.zoo import load_zoo
 
 
@@ -210,6 +211,21 @@ def test_evaluation_keeps_the_last_partial_batch(zoo):
     assert whole["reconstruction_loss"] == pytest.approx(expected)
 
 
+def test_accumulated_gradients_give_the_model_of_the_whole_batch(zoo, tmp_path):
+    # nothing that depends on the composition of a micro-batch: no contrast, no dropout, no augmentation
+    plain = {"contrast_weight": 0, "permute": False, "erase_prob": 0.0, "initializer_range": 0.3}
+    plain |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    logs = []
+    for count in (1, 4):
+        train(tiny_config(gradient_accumulation_steps=count, **plain), zoo, tmp_path / str(count))
+        lines = (tmp_path / str(count) / "training_log.jsonl").read_text().splitlines()
+        logs.append([json.loads(line)["loss"] for line in lines])
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4)
+    weights = load_zoo(zoo)["test"].weights
+    models = [HyperRepModel.from_pretrained(tmp_path / name) for name in ("1", "4")]
+    torch.testing.assert_close(*(model(weights).reconstruction for model in models), rtol=1e-3, atol=1e-3)
+
+
 def test_without_contrast_and_in_bf16(zoo, tmp_path):
     # a subprocess, because accelerate fixes the precision of a process once
     path = tmp_path / "config.yaml"
@@ -283,7 +299,7 @@ def test_an_unfinished_checkpoint_is_not_resumed_from(zoo, tmp_path, monkeypatch
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(loop, "_append_log", killed)  # the first epoch ends, its checkpoint is not yet written
+    monkeypatch.setattr(loop, "append_log", killed)  # the first epoch ends, its checkpoint is not yet written
     with pytest.raises(Killed):
         train(tiny_config(), zoo, tmp_path / "out")
     monkeypatch.undo()
@@ -357,6 +373,7 @@ def test_resume_with_other_settings_or_another_zoo_is_refused(zoo, tmp_path):
         ({"batch_size": 41}, "batch_size 41 exceeds the 40 training checkpoints"),
         ({"weight_threshold": 1e-9}, "drops all"),
         ({"log_with": "pigeon"}, "'pigeon' is not installed"),
+        ({"gradient_accumulation_steps": 3}, "batch_size 8 is no multiple of 1 processes times 3"),
     ],
 )
 def test_a_users_mistake_leaves_nothing_behind(zoo, tmp_path, settings, message):
@@ -372,8 +389,8 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(zoo, tmp_path, mon
         return (views * float("nan") if len(calls) == 8 else views), targets, clean
 
     calls: list[int] = []
-    monkeypatch.setattr(loop, "make_views", break_down)
-    with pytest.raises(UserError, match=r"the loss is nan at step 8; .* the last good checkpoint is step 5"):
+    monkeypatch.setattr(training_step, "make_views", break_down)
+    with pytest.raises(UserError, match=r"the loss is nan at step 8; .* The last good checkpoint is step 5"):
         train(tiny_config(), zoo, tmp_path / "out")
     assert (tmp_path / "out" / "checkpoints" / "step-000005" / "model.safetensors").exists()
     assert not (tmp_path / "out" / "model.safetensors").exists()

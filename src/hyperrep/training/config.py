@@ -50,6 +50,9 @@ class TrainingConfig:
             decoded from latents shuffled per dimension across the batch.
         behavior_images (`int`, *optional*, defaults to 32): training images a step for these two.
         batch_size (`int`, *optional*, defaults to 64): networks a step, over all processes together.
+        gradient_accumulation_steps (`int`, *optional*, defaults to 1): micro-batches that a step's batch is divided
+            into, one after the other, to save memory; unlike in transformers, `batch_size` counts them all. NT-Xent
+            finds its negatives, and shuffled latents their partners, within one micro-batch.
         num_train_epochs (`int`, *optional*, defaults to 200): passes over the training split.
         optimizer (`str`, *optional*, defaults to `"adamw"`): or `adam`, whose weight decay is an L2 term.
         learning_rate (`float`, *optional*, defaults to 1e-3): at its peak, whatever the number of processes.
@@ -85,6 +88,7 @@ class TrainingConfig:
     behavior_images: int = 32
 
     batch_size: int = 64
+    gradient_accumulation_steps: int = 1
     num_train_epochs: int = 200
     optimizer: str = "adamw"
     learning_rate: float | int = 1e-3
@@ -103,7 +107,14 @@ class TrainingConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(choices)}.")
-        for name in ("batch_size", "num_train_epochs", "eval_epochs", "checkpoint_epochs", "behavior_images"):
+        for name in (
+            "batch_size",
+            "gradient_accumulation_steps",
+            "num_train_epochs",
+            "eval_epochs",
+            "checkpoint_epochs",
+            "behavior_images",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("weight_threshold", "learning_rate"):
