@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--output", required=True, help="folder of the trained model")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="delete the earlier run in the output folder")
-    parser.add_argument("--images", help="images of the zoo, for the behavioural loss; default: as the zoo names them")
+    parser.add_argument("--images", help="images of the zoo; default: as the zoo names them")
     arguments, rest = parser.parse_known_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -24,6 +24,7 @@ CHOICES = {
     "lr_schedule": ("constant", "cosine"),
     "mixed_precision": ("no", "bf16"),
     "erase_target": ("augmented", "clean"),
+    "metric_for_best_model": ("reconstruction_loss", "r2", "accuracy", "probe_r2"),
 }
 
 
@@ -64,7 +65,15 @@ class TrainingConfig:
         seed (`int`, *optional*, defaults to 42): of initial weights, order, augmentation and dropout.
         eval_epochs (`int`, *optional*, defaults to 10): evaluate on the validation split every so many epochs.
         checkpoint_epochs (`int`, *optional*, defaults to 10): write a checkpoint every so many epochs.
-        log_with (`str`, *optional*): a tracker of accelerate, such as `tensorboard`.
+        metric_for_best_model (`str`, *optional*, defaults to `"reconstruction_loss"`): of the validation split, what
+            the next two settings compare: `reconstruction_loss`, `r2`, `accuracy` (of reconstructed networks) or
+            `probe_r2`, see [`~hyperrep.training.evaluation.Evaluator`].
+        load_best_model_at_end (`bool`, *optional*, defaults to `False`): the model is that of the best evaluation, not
+            of the last step.
+        early_stopping_patience (`int`, *optional*): stop after so many evaluations in a row without a better one.
+        torch_compile (`bool`, *optional*, defaults to `False`): compile the model with inductor, which takes a minute
+            at the start.
+        log_with (`str` or `list[str]`, *optional*): trackers of accelerate, such as `tensorboard`, `trackio`, `wandb`.
 
     Raises:
         UserError: if a value has the wrong type or lies outside its range.
@@ -101,7 +110,11 @@ class TrainingConfig:
 
     eval_epochs: int = 10
     checkpoint_epochs: int = 10
-    log_with: str | None = None
+    metric_for_best_model: str = "reconstruction_loss"
+    load_best_model_at_end: bool = False
+    early_stopping_patience: int | None = None
+    torch_compile: bool = False
+    log_with: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -123,6 +136,8 @@ class TrainingConfig:
         for name in ("weight_decay", "warmup_steps", "max_grad_norm", "seed", "behavior_weight", "shuffled_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise UserError(f"early_stopping_patience is {self.early_stopping_patience}; it must be at least 1.")
         if not self.epochs:
             raise UserError("epochs is empty; name the zoo's epochs to learn from, such as [21, 22, 23, 24, 25].")
         _ = self.augmentation  # checks its own ranges
@@ -139,6 +154,24 @@ class TrainingConfig:
             additive_noise=self.additive_noise,
             multiplicative_noise=self.multiplicative_noise,
         )
+
+    @property
+    def selects(self) -> bool:
+        """Whether evaluations decide about the model."""
+        return self.load_best_model_at_end or self.early_stopping_patience is not None
+
+    @property
+    def greater_is_better(self) -> bool:
+        return not self.metric_for_best_model.endswith("loss")
+
+    @property
+    def trackers(self) -> list[str]:
+        return [self.log_with] if isinstance(self.log_with, str) else self.log_with or []
+
+    @property
+    def runs_networks(self) -> bool:
+        """Whether training runs decoded networks on images."""
+        return bool(self.behavior_weight or self.shuffled_weight)
 
     def model_config(self, **from_zoo: Any) -> HyperRepConfig:
         """The model's configuration, with what the zoo decides ([`FROM_ZOO`]).

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import broadcast, is_bf16_available
 from torch import optim
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..images import ImageSplit
+from ..images import ImageData, ImageSplit
 from ..population import choose_engine
 from ..representation import HyperRepModel
 from ..representation.batched import encode_rows
@@ -25,14 +26,15 @@ from .behavior import BehavioralLoss
 from .checkpoints import Checkpoints, write_json
 from .config import TrainingConfig
 from .data import TrainingData
-from .evaluation import evaluate_reconstruction
+from .evaluation import Evaluator
 from .failures import interruptible, memory_errors_explained
 from .logs import append_log, flat, last_losses, machine, truncate_log
+from .selection import ModelSelection
 from .step import TrainingStep, learning_rate_at
 
 
 # Settings that change what is written down, not what is learned: a resumed run may have others.
-BOOKKEEPING = ("eval_epochs", "checkpoint_epochs", "log_with")
+BOOKKEEPING = {"eval_epochs", "checkpoint_epochs", "log_with"}
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +59,12 @@ def train(
         output (`str`): folder to write; it must be new unless `resume` or `overwrite` is set.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint, if there is one.
         overwrite (`bool`, *optional*, defaults to `False`): delete the earlier run in `output` and start anew.
-        images (`str`, *optional*): where the zoo's images are, for the behavioural loss; as the zoo names them by
-            default.
+        images (`str`, *optional*): where the zoo's images are, for the behavioural loss and for accuracies; as the zoo
+            names them by default.
 
     Returns:
-        `dict`: final losses, R^2 on the validation and the test split, and the circumstances.
+        `dict`: final losses, [`~hyperrep.training.evaluation.Evaluator`]'s measures on a sample of the training split,
+        on the validation and on the test split, and the circumstances.
 
     Raises:
         UserError: before anything is written, if settings, zoo and folder do not fit together; during training, if
@@ -70,13 +73,19 @@ def train(
     """
     # 1. check everything the user can get wrong, before anything is written
     output = Path(output)
-    if config.log_with and config.log_with not in get_available_trackers():
-        available = ", ".join(map(str, get_available_trackers())) or "none"
-        raise UserError(f"tracker log_with {config.log_with!r} is not installed; there are: {available}.")
+    for tracker in config.trackers:
+        if tracker not in get_available_trackers():
+            available = ", ".join(map(str, get_available_trackers())) or "none"
+            raise UserError(f"tracker log_with {tracker!r} is not installed; there are: {available}.")
+    if config.mixed_precision == "bf16" and not is_bf16_available():
+        raise UserError("mixed_precision bf16 is not supported by this device; set mixed_precision no.")
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
     data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold, config.align)
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision, log_with=config.log_with, project_dir=str(output)
+        mixed_precision=config.mixed_precision,
+        log_with=config.trackers or None,
+        project_dir=str(output),
+        dynamo_backend="inductor" if config.torch_compile else None,
     )
     processes, device = accelerator.num_processes, accelerator.device
     # an environment variable of the launcher would otherwise win over the settings
@@ -88,14 +97,33 @@ def train(
         )
     if config.batch_size > len(data.train):
         raise UserError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training checkpoints.")
-    settings = {key: value for key, value in asdict(config).items() if key not in BOOKKEEPING}
-    checkpoints = Checkpoints(output, settings | {"zoo_sha256": data.digest, "num_processes": processes})
+    bookkeeping = BOOKKEEPING - {"eval_epochs"} if config.selects else BOOKKEEPING
+    settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping}
+    deciding = {"layout": zoo.config.layout, **settings, "zoo_sha256": data.digest, "num_processes": processes}
+    checkpoints = Checkpoints(output, deciding, zoo.name)
     checkpoints.check(resume, overwrite)
     results_path = output / "results" / "training.json"
     if resume and results_path.exists():
         logger.info("%s is already complete", output)
         return json.loads(results_path.read_text())
-    behavior = _behavioral_loss(config, zoo, images, device)
+    try:
+        images_of_zoo = _find_images(zoo, images)
+    except UserError as error:
+        if images or config.runs_networks:
+            raise
+        images_of_zoo = None
+        if accelerator.is_main_process:
+            logger.warning("accuracies of reconstructed networks are left out: %s", error)
+    if config.selects and config.metric_for_best_model == "accuracy" and images_of_zoo is None:
+        raise UserError("metric_for_best_model accuracy needs the zoo's images, which were not found; give --images.")
+    evaluate, behavior = Evaluator(data), None
+    if images_of_zoo is not None:
+        network = zoo.config.network_config()
+        engine = choose_engine("auto", network)
+        evaluate = Evaluator(data, network, engine, images_of_zoo)
+        if config.runs_networks:
+            split = ImageSplit(images_of_zoo.train.pixels.to(device), images_of_zoo.train.labels.to(device))
+            behavior = BehavioralLoss(network, split, config, engine)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
 
     # 2. model and optimiser, the last checkpoint in them
@@ -106,27 +134,33 @@ def train(
         model.reference.copy_(data.reference)
     model.to(device)
     optimizer_class = optim.AdamW if config.optimizer == "adamw" else optim.Adam
-    optimizer = optimizer_class(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = optimizer_class(
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "sums": {}}
     if resume:
         state = checkpoints.load_last(model, optimizer) or state
-        logger.info("%s: resuming after step %d", output, state["step"])
+        if accelerator.is_main_process:
+            logger.info("%s: resuming after step %d", output, state["step"])
+    selection = ModelSelection(config, state)
     if accelerator.is_main_process:
         checkpoints.start(overwrite)
         truncate_log(output, state["step"])
-    if config.log_with:
+    if config.trackers:
         accelerator.init_trackers("hyperrep", config={key: str(value) for key, value in settings.items()})
 
     # 3. the loop; all weights lie on the device, views are made there
     layout = WeightLayout.from_list(zoo.config.layout)
     advance = TrainingStep(config, accelerator, model, optimizer, data.train.to(device), layout, behavior)
-    train_mean = data.train.mean(dim=0)
     started = time.monotonic() - state["seconds"]
 
     def save_checkpoint() -> None:
         state["seconds"] = time.monotonic() - started
         if accelerator.is_main_process:
-            checkpoints.save(model, optimizer, state)
+            checkpoints.save(model, optimizer, state, selection.best_step)
 
     shown: dict[str, str] = {}
     progress = tqdm(
@@ -159,15 +193,26 @@ def train(
                 entry |= {name: total / advance.steps_per_epoch for name, total in state["sums"].items()}
                 entry["seconds"] = round(time.monotonic() - started, 3)
                 state["sums"] = {}
+                is_best = exhausted = False
                 if accelerator.is_main_process:
-                    if epoch % config.eval_epochs == 0:
-                        entry["validation"] = evaluate_reconstruction(model, data.validation, train_mean)
+                    # with selection the last epoch is a candidate, too
+                    last = config.selects and step == advance.total_steps
+                    if epoch % config.eval_epochs == 0 or last:
+                        entry |= evaluate(model, "train_sample", "validation")
                         shown["validation R²"] = f"{entry['validation']['r2']:.3f}"
+                        if config.selects:
+                            is_best = selection.update(step, entry["validation"])
+                            exhausted = selection.exhausted
                     append_log(output, entry)
-                if config.log_with:
+                if config.trackers:
                     accelerator.log(flat(entry), step=step)
-                if epoch % config.checkpoint_epochs == 0 and step < advance.total_steps:
+                is_due = epoch % config.checkpoint_epochs == 0 or (is_best and config.load_best_model_at_end)
+                if is_due and step < advance.total_steps:
                     save_checkpoint()
+                if config.early_stopping_patience is not None and _main_says(accelerator, exhausted):
+                    if accelerator.is_main_process:
+                        progress.write(f"stopped early after step {step}, best: {state['best']}")
+                    break
             if stopping and step < advance.total_steps:
                 save_checkpoint()
                 raise KeyboardInterrupt(
@@ -177,6 +222,8 @@ def train(
 
     # 4. results
     if accelerator.is_main_process:
+        if selection.best_step not in (None, state["step"]):
+            checkpoints.load_model(model, selection.best_step)
         results = {
             "zoo": model.config.zoo,
             "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
@@ -184,18 +231,19 @@ def train(
             "num_parameters": model.num_parameters(),
             "steps": state["step"],
             "train": last_losses(output),
-            "validation": evaluate_reconstruction(model, data.validation, train_mean),
-            "test": evaluate_reconstruction(model, data.test, train_mean),
+            **evaluate(model, "train_sample", "validation", "test"),
             "settings": settings,
             "seconds": round(time.monotonic() - started, 3),
             "machine": machine(device, processes),
         }
+        if config.selects and state["best"]:
+            results["best"] = {"step": state["best"]["step"], config.metric_for_best_model: state["best"]["value"]}
         model.save_pretrained(output)
         KDESampler().fit(encode_rows(model, data.train), data.scores).save_pretrained(output / SAMPLER_FOLDER)
         write_json(results_path, results)
         checkpoints.remove()
     accelerator.wait_for_everyone()
-    if config.log_with:
+    if config.trackers:
         accelerator.end_training()
     return json.loads(results_path.read_text())
 
@@ -217,16 +265,15 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData):
     )
 
 
-def _behavioral_loss(
-    config: TrainingConfig, zoo: Zoo, images: str | None, device: torch.device
-) -> BehavioralLoss | None:
-    """The behavioural loss, if its weights ask for it."""
-    if not (config.behavior_weight or config.shuffled_weight):
-        return None
-    split = zoo_images(zoo, images).train
-    network = zoo.config.network_config()
-    split = ImageSplit(split.pixels.to(device), split.labels.to(device))
-    return BehavioralLoss(network, split, config, choose_engine("auto", network))
+def _main_says(accelerator: Accelerator, yes: bool) -> bool:
+    """What the main process has decided, on every process."""
+    return bool(broadcast(torch.tensor(float(yes), device=accelerator.device)).item())
+
+
+def _find_images(zoo: Zoo, source: str | None) -> ImageData:
+    if source is None and "fingerprint" not in zoo.config.images:
+        raise UserError(f"zoo {zoo.name} does not say which images it was trained on.")
+    return zoo_images(zoo, source)
 
 
 __all__ = ["train"]
