@@ -19,11 +19,13 @@ from ..weights.augmentation import Augmentation
 # What the zoo decides, not the user: a configuration file cannot set it.
 FROM_ZOO = ("layout", "network", "image_processor", "zoo", "aligned")
 MODEL_KEYS = tuple(name for name in HyperRepConfig.__annotations__ if name not in FROM_ZOO and name != "model_type")
+BEHAVIOR_WEIGHTS = ("behavior_weight", "shuffled_weight", "interpolated_weight", "density_weight")
 CHOICES = {
     "optimizer": ("adam", "adamw"),
     "lr_schedule": ("constant", "cosine"),
     "mixed_precision": ("no", "bf16"),
     "erase_target": ("augmented", "clean"),
+    "interpolated_targets": ("labels", "mixture"),
     "metric_for_best_model": ("reconstruction_loss", "r2", "accuracy", "probe_r2"),
 }
 
@@ -49,7 +51,12 @@ class TrainingConfig:
             networks and of their reconstructions, see [`~hyperrep.training.behavior.BehavioralLoss`].
         shuffled_weight (`float`, *optional*, defaults to 0.0): weight of the cross-entropy with the labels of networks
             decoded from latents shuffled per dimension across the batch.
-        behavior_images (`int`, *optional*, defaults to 32): training images a step for these two.
+        interpolated_weight (`float`, *optional*, defaults to 0.0): of the same for latents between two networks.
+        interpolated_targets (`str`, *optional*, defaults to `"labels"`): or `mixture`, what the two networks answer.
+        density_weight (`float`, *optional*, defaults to 0.0): of the same for latents drawn, independently in each
+            dimension, from a Gaussian kernel density over the batch.
+        density_bandwidth (`float`, *optional*, defaults to 0.002): its standard deviation, as [`KDESampler`]'s.
+        behavior_images (`int`, *optional*, defaults to 32): training images a step for these terms.
         batch_size (`int`, *optional*, defaults to 64): networks a step, over all processes together.
         gradient_accumulation_steps (`int`, *optional*, defaults to 1): micro-batches that a step's batch is divided
             into, one after the other, to save memory; unlike in transformers, `batch_size` counts them all. NT-Xent
@@ -94,6 +101,10 @@ class TrainingConfig:
 
     behavior_weight: float | int = 0.0
     shuffled_weight: float | int = 0.0
+    interpolated_weight: float | int = 0.0
+    interpolated_targets: str = "labels"
+    density_weight: float | int = 0.0
+    density_bandwidth: float | int = 0.002
     behavior_images: int = 32
 
     batch_size: int = 64
@@ -130,10 +141,10 @@ class TrainingConfig:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("weight_threshold", "learning_rate"):
+        for name in ("weight_threshold", "learning_rate", "density_bandwidth"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be positive.")
-        for name in ("weight_decay", "warmup_steps", "max_grad_norm", "seed", "behavior_weight", "shuffled_weight"):
+        for name in ("weight_decay", "warmup_steps", "max_grad_norm", "seed", *BEHAVIOR_WEIGHTS):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must not be negative.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
@@ -171,7 +182,7 @@ class TrainingConfig:
     @property
     def runs_networks(self) -> bool:
         """Whether training runs decoded networks on images."""
-        return bool(self.behavior_weight or self.shuffled_weight)
+        return any(getattr(self, name) for name in BEHAVIOR_WEIGHTS)
 
     def model_config(self, **from_zoo: Any) -> HyperRepConfig:
         """The model's configuration, with what the zoo decides ([`FROM_ZOO`]).
