@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from test_training import files, tiny_config
 from tiny_zoo import write_tiny_zoo
+from training_runs import files, tiny_config
 
 from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig
