@@ -9,7 +9,7 @@ import torch
 import yaml
 from accelerate.tracking import GeneralTracker
 from tiny_zoo import TINY_SETTINGS, tiny_layout, write_tiny_zoo
-from training_runs import ROOT, files, script, tiny_config, wait_for
+from training_runs import ROOT, files, one_thread, script, tiny_config, wait_for  # noqa: F401
 from transformers import AutoModel
 
 from hyperrep.errors import UserError

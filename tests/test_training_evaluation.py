@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from tiny_zoo import write_tiny_zoo
-from training_runs import files, tiny_config
+from training_runs import files, one_thread, tiny_config  # noqa: F401
 
 from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig

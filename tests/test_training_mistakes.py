@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tiny_zoo import tiny_layout, write_tiny_zoo
-from training_runs import files, script, tiny_config
+from training_runs import files, one_thread, script, tiny_config  # noqa: F401
 
 from hyperrep.errors import UserError
 from hyperrep.representation import HyperRepModel

@@ -6,12 +6,23 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+import torch
 from tiny_zoo import TINY_SETTINGS
 
 from hyperrep.training import TrainingConfig
 
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Matrices of 16 columns gain nothing from more, and lose much when tests share the cores. Import it to use it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tiny_config(**kwargs) -> TrainingConfig:
