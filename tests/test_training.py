@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import tracking
 from accelerate.tracking import GeneralTracker
+from accelerate.utils import LoggerType
 from tiny_zoo import TINY_SETTINGS, tiny_layout, write_tiny_zoo
 from training_runs import ROOT, files, one_thread, script, tiny_config, wait_for  # noqa: F401
 from transformers import AutoModel
@@ -216,27 +218,28 @@ def test_without_contrast_and_in_bf16(zoo, tmp_path):
 
 def test_trackers_get_every_epochs_numbers(zoo, tmp_path, monkeypatch):
     class Tracker(GeneralTracker):
-        name = "notebook"
+        """Stands in for trackio."""
+
+        name = "trackio"
         requires_logging_directory = False
         tracker = None
 
-        def __init__(self):
+        def __init__(self, run_name, **kwargs):
             super().__init__()
 
         def store_init_configuration(self, values):
             seen["configuration"] = values
 
         def log(self, values, step, **kwargs):
-            seen[step] = values
+            seen.setdefault(step, {}).update(values)
 
     seen: dict = {}
-    trackers = [Tracker()]
-    monkeypatch.setattr(TrainingConfig, "trackers", trackers)
-    monkeypatch.setattr(loop, "get_available_trackers", lambda: trackers)
-    train(tiny_config(num_train_epochs=2), zoo, tmp_path / "out")
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TRACKIO])
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "trackio", Tracker)
+    train(tiny_config(num_train_epochs=2, log_with="trackio"), zoo, tmp_path / "out")
     assert seen["configuration"]["batch_size"] == "8"
     assert set(seen) == {"configuration", 5, 10}
-    assert {"loss", "learning_rate", "validation/r2", "validation/r2_per_layer/convs.0"} <= seen[10].keys()
+    assert {"loss", "learning_rate", "validation/r2_per_layer/convs.0", "test/r2"} <= seen[10].keys()
     assert all(isinstance(value, (int, float)) for value in seen[10].values())
 
 

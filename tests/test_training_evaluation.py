@@ -202,6 +202,21 @@ def test_a_resumed_run_chooses_and_stops_as_an_undisturbed_one(zoo, tmp_path, mo
     assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 
+def test_a_run_that_had_decided_to_stop_does_not_go_on_when_resumed(zoo, tmp_path, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    config = tiny_config(num_train_epochs=12, eval_epochs=1, checkpoint_epochs=1, early_stopping_patience=1)
+    monkeypatch.setattr(loop, "Evaluator", scripted([3.0, 2.0, 4.0]))
+    monkeypatch.setattr(loop, "last_losses", killed)
+    with pytest.raises(Killed):
+        train(config, zoo, tmp_path / "out")
+    monkeypatch.undo()
+    results = train(config, zoo, tmp_path / "out", resume=True)
+    assert results["steps"] == 15
+    assert results["best"] == {"step": 10, "reconstruction_loss": 2.0}
+
+
 def test_when_evaluations_decide_their_number_is_part_of_the_run(zoo, tmp_path):
     config = {"num_train_epochs": 1, "load_best_model_at_end": True}
     train(tiny_config(**config, eval_epochs=1), zoo, tmp_path / "out")

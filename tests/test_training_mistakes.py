@@ -153,6 +153,13 @@ def test_bf16_where_there_is_none(zoo, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_another_precision_in_the_same_process_says_so(zoo, tmp_path):
+    train(tiny_config(num_train_epochs=1), zoo, tmp_path / "first")
+    with pytest.raises(UserError, match=r"accelerate does not start: .*already been initialized"):
+        train(tiny_config(mixed_precision="bf16"), zoo, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_launchers_accumulation_does_not_win_over_the_settings(zoo, tmp_path, monkeypatch):
     expected = train(tiny_config(num_train_epochs=1), zoo, tmp_path / "alone")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")

@@ -73,20 +73,21 @@ def train(
     """
     # 1. check everything the user can get wrong, before anything is written
     output = Path(output)
+    available = [str(tracker) for tracker in get_available_trackers()]
     for tracker in config.trackers:
-        if tracker not in get_available_trackers():
-            available = ", ".join(map(str, get_available_trackers())) or "none"
-            raise UserError(f"tracker log_with {tracker!r} is not installed; there are: {available}.")
+        if tracker not in available:
+            there_are = ", ".join(available) or "none"
+            raise UserError(f"tracker log_with {tracker!r} is not installed; there are: {there_are}.")
     if config.mixed_precision == "bf16" and not is_bf16_available():
         raise UserError("mixed_precision bf16 is not supported by this device; set mixed_precision no.")
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
     data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold, config.align)
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        log_with=config.trackers or None,
-        project_dir=str(output),
-        dynamo_backend="inductor" if config.torch_compile else None,
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, log_with=config.trackers or None, project_dir=str(output)
+        )
+    except ValueError as error:  # such as another precision than that of an earlier run in this process
+        raise UserError(f"accelerate does not start: {error}") from error
     processes, device = accelerator.num_processes, accelerator.device
     # an environment variable of the launcher would otherwise win over the settings
     accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
@@ -133,6 +134,8 @@ def train(
     if model.reference is not None and data.reference is not None:
         model.reference.copy_(data.reference)
     model.to(device)
+    if config.torch_compile:
+        model.compile()  # in place; accelerate's own would also compile later runs of this process
     optimizer_class = optim.AdamW if config.optimizer == "adamw" else optim.Adam
     optimizer = optimizer_class(
         model.parameters(),
@@ -171,7 +174,8 @@ def train(
         disable=not accelerator.is_local_main_process,
     )
     with progress, interruptible() as interrupted, memory_errors_explained(config):
-        while state["step"] < advance.total_steps:
+        is_over = selection.exhausted  # already, if the run was killed between its last checkpoint and its results
+        while state["step"] < advance.total_steps and not is_over:
             try:
                 losses, stopping = advance(state["step"], interrupted.is_set())
             except UserError as error:
@@ -193,7 +197,7 @@ def train(
                 entry |= {name: total / advance.steps_per_epoch for name, total in state["sums"].items()}
                 entry["seconds"] = round(time.monotonic() - started, 3)
                 state["sums"] = {}
-                is_best = exhausted = False
+                is_best = False
                 if accelerator.is_main_process:
                     # with selection the last epoch is a candidate, too
                     last = config.selects and step == advance.total_steps
@@ -202,17 +206,14 @@ def train(
                         shown["validation R²"] = f"{entry['validation']['r2']:.3f}"
                         if config.selects:
                             is_best = selection.update(step, entry["validation"])
-                            exhausted = selection.exhausted
                     append_log(output, entry)
                 if config.trackers:
                     accelerator.log(flat(entry), step=step)
                 is_due = epoch % config.checkpoint_epochs == 0 or (is_best and config.load_best_model_at_end)
                 if is_due and step < advance.total_steps:
                     save_checkpoint()
-                if config.early_stopping_patience is not None and _main_says(accelerator, exhausted):
-                    if accelerator.is_main_process:
-                        progress.write(f"stopped early after step {step}, best: {state['best']}")
-                    break
+                if config.early_stopping_patience is not None:
+                    is_over = _main_says(accelerator, selection.exhausted)
             if stopping and step < advance.total_steps:
                 save_checkpoint()
                 raise KeyboardInterrupt(
@@ -236,12 +237,16 @@ def train(
             "seconds": round(time.monotonic() - started, 3),
             "machine": machine(device, processes),
         }
+        if selection.exhausted:
+            logger.info("stopped early, after step %d", state["step"])
         if config.selects and state["best"]:
             results["best"] = {"step": state["best"]["step"], config.metric_for_best_model: state["best"]["value"]}
         model.save_pretrained(output)
         KDESampler().fit(encode_rows(model, data.train), data.scores).save_pretrained(output / SAMPLER_FOLDER)
         write_json(results_path, results)
         checkpoints.remove()
+        if config.trackers:
+            accelerator.log(flat({"test": results["test"]}), step=state["step"])
     accelerator.wait_for_everyone()
     if config.trackers:
         accelerator.end_training()
