@@ -181,7 +181,7 @@ def test_each_kind_of_latents_is_a_term_of_its_own(zoo, behavior, name):
 
 
 def test_a_run_that_died_and_was_resumed_gives_the_same_bytes(zoo, tmp_path, monkeypatch):
-    config = TrainingConfig.from_dict(SETTINGS)
+    config = TrainingConfig.from_dict(SETTINGS | {"interpolated_weight": 0.1, "density_weight": 0.1})
     train(config, zoo, tmp_path / "whole")
 
     steps = 0
