@@ -96,6 +96,14 @@ def test_the_released_contrast_by_hand():
     assert positive_loss_as_released(first, second, 0.2).item() == pytest.approx(4.5 / 4)
 
 
+def test_the_released_contrast_counts_the_rows_of_all_ranks(monkeypatch):
+    views = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0))
+    whole = positive_loss_as_released(*views)
+    monkeypatch.setattr("hyperrep.representation.losses.world_size", lambda: 2)
+    halves = [positive_loss_as_released(*views[:, rows]) for rows in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)
+
+
 def test_the_released_contrast_drives_views_apart_and_the_corrected_one_together():
     def cosine_after(loss):
         first, second = torch.tensor([[1.0, 0.2]], requires_grad=True), torch.tensor([[1.0, 0.0]])

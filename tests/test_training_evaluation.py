@@ -10,7 +10,7 @@ from training_runs import files, one_thread, tiny_config  # noqa: F401
 
 from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig
-from hyperrep.population import choose_engine
+from hyperrep.population import Evaluation, choose_engine
 from hyperrep.representation import HyperRepModel
 from hyperrep.representation.batched import decode_rows, encode_rows
 from hyperrep.training import TrainingConfig, loop, train
@@ -85,6 +85,25 @@ def test_the_training_sample_is_capped_and_the_other_splits_are_not(zoo, monkeyp
     rows = Evaluator(data).rows
     assert [len(rows[split]) for split in ("train_sample", "validation", "test")] == [7, 10, 10]
     assert torch.equal(rows["train_sample"][[0, -1]], data.train[[0, -1]])
+
+
+def test_validation_images_are_capped_and_test_images_are_not(digits_zoo, digits_images, monkeypatch):
+    class Engine:
+        def evaluate(self, network, weights, pixels, labels):
+            seen.append(len(labels))
+            return Evaluation(torch.zeros(len(weights)), torch.zeros(len(weights)))
+
+    seen: list[int] = []
+    monkeypatch.setattr("hyperrep.training.evaluation.VALIDATION_IMAGES", 3)
+    loaded = load_zoo(digits_zoo)
+    model = HyperRepModel(tiny_config().model_config(layout=loaded.config.layout))
+    evaluate = Evaluator(
+        TrainingData.from_zoo(loaded, [25], 5.0), loaded.config.network_config(), Engine(), digits_images
+    )
+    evaluate(model, "validation", "test")
+    evaluate(model, "validation")
+    test = len(digits_images.test)
+    assert seen == [3, 3, test, test, 3]  # originals and reconstructions; then originals are known
 
 
 def test_results_and_log_hold_all_measures(digits_zoo, tmp_path):

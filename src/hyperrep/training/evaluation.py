@@ -20,6 +20,7 @@ from .data import TrainingData
 
 
 TRAIN_SAMPLE = 256  # training rows that are evaluated, evenly spaced; held-out rows are all evaluated
+VALIDATION_IMAGES = 2000  # that networks answer at each evaluation during training; the test images are all used
 
 
 @torch.no_grad()
@@ -85,8 +86,8 @@ def probe_r2(train_latents: Tensor, train_values: Tensor, latents: Tensor, value
 class Evaluator:
     """All measures on rows of a zoo.
 
-    Training and validation networks answer the validation images, test networks the test images: what may choose a
-    model has not seen the test images.
+    Training and validation networks answer [`VALIDATION_IMAGES`] validation images, test networks the test images:
+    what may choose a model has not seen the test images.
 
     Args:
         data ([`TrainingData`])
@@ -125,7 +126,7 @@ class Evaluator:
             results[split] = evaluate_reconstruction(model, weights, self.train_mean)
             latents = encode_rows(model, weights)
             if self.images is not None:
-                images = self.images.test if split == "test" else self.images.validation
+                images = self.images.test if split == "test" else self.images.validation[:VALIDATION_IMAGES]
                 if split not in self._originals:
                     self._originals[split] = self._accuracy(weights, images)
                 reconstruction = self._accuracy(decode_rows(model, latents), images)
