@@ -5,8 +5,9 @@
     torchrun --nproc_per_node 2 scripts/train.py ...          # two GPUs, or two CPU processes
     accelerate launch --mixed_precision no --num_processes 1 scripts/train.py ... --learning_rate 3e-4 --resume
 
-Any key of the configuration can be given as `--key value`. Note that `accelerate launch --cpu --num_processes 2`
-starts one process only; for two on a CPU use torchrun with ACCELERATE_USE_CPU=true.
+Any key of the configuration can be given as `--key value`. docs/distributed.md has files for `accelerate launch`. Note
+that `accelerate launch --cpu --num_processes 2` starts one process only; for two on a CPU use torchrun with
+ACCELERATE_USE_CPU=true.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def main() -> int:
     parser.add_argument("--output", required=True, help="folder of the trained model")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     parser.add_argument("--overwrite", action="store_true", help="delete the earlier run in the output folder")
-    parser.add_argument("--images", help="images of the zoo, for the behavioural loss; default: as the zoo names them")
+    parser.add_argument("--images", help="images of the zoo; default: as the zoo names them")
     arguments, rest = parser.parse_known_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -92,14 +92,20 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
             )
 
 
-def test_training_on_two_processes_gives_the_model_of_one(tmp_path):
+@pytest.mark.parametrize(
+    "micro_batches",
+    [{}, {"gradient_accumulation_steps": 2, "contrast_weight": 0}],  # a contrast sees one micro-batch only
+    ids=["whole batches", "micro-batches"],
+)
+def test_training_on_two_processes_gives_the_model_of_one(tmp_path, micro_batches):
     zoo = write_tiny_zoo(tmp_path / "zoo")
     settings = TINY_SETTINGS | {"num_train_epochs": 2, "permute": False, "erase_prob": 0.0}
     settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.3}
+    settings |= micro_batches
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings))
     run_two_processes(ACCELERATE, ROOT / "scripts" / "train.py", config, "--zoo", zoo, "--output", tmp_path / "two")
-    one = train(TrainingConfig.from_dict(settings), zoo, tmp_path / "one")
+    one = train(TrainingConfig.from_dict(settings | {"gradient_accumulation_steps": 1}), zoo, tmp_path / "one")
     two = json.loads((tmp_path / "two" / "results" / "training.json").read_text())
     assert (one["machine"]["processes"], two["machine"]["processes"]) == (1, 2)
     assert two["train"] == pytest.approx(one["train"], rel=1e-4)
@@ -115,6 +121,24 @@ def test_training_on_two_processes_gives_the_model_of_one(tmp_path):
         HyperRepModel.from_pretrained(tmp_path / name)(weights).reconstruction for name in ("one", "two")
     ]
     torch.testing.assert_close(*reconstructions, rtol=1e-3, atol=1e-3)
+
+
+def test_two_processes_stop_early_together_and_keep_the_best(tmp_path):
+    zoo = write_tiny_zoo(tmp_path / "zoo")
+    settings = TINY_SETTINGS | {"num_train_epochs": 40, "eval_epochs": 1, "learning_rate": 0.03, "permute": False}
+    settings |= {"load_best_model_at_end": True, "early_stopping_patience": 2, "gradient_accumulation_steps": 2}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    run_two_processes(TORCHRUN, ROOT / "scripts" / "train.py", config, "--zoo", zoo, "--output", tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results" / "training.json").read_text())
+    log = [json.loads(line) for line in (tmp_path / "out" / "training_log.jsonl").open()]
+    losses = [entry["validation"]["reconstruction_loss"] for entry in log]
+    assert results["machine"]["processes"] == 2
+    assert len(log) < 40
+    assert results["steps"] == log[-1]["step"]
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert results["best"] == {"step": log[-3]["step"], "reconstruction_loss": min(losses)}
+    assert results["validation"]["reconstruction_loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
+from hyperrep.representation import HyperRepConfig, HyperRepModel
 from hyperrep.representation.losses import (
     layer_squared_errors,
     nt_xent,
     positive_loss,
+    positive_loss_as_released,
     r_squared,
     reconstruction_loss,
 )
@@ -85,3 +87,51 @@ def test_positive_loss_is_least_for_equal_directions():
     assert positive_loss(view, -view).item() == pytest.approx(2.0)
     orthogonal = torch.tensor([[-2.0, 1.0], [1.0, 3.0]])
     assert positive_loss(view, orthogonal).item() == pytest.approx(1.0)
+
+
+def test_the_released_contrast_by_hand():
+    # cosines 0.6 and 0, temperature 0.1: (6^2 + 0^2 + 6^2 + 0^2) / 4 = 18 over 2B = 4 rows, and over 4 again
+    first, second = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    assert positive_loss_as_released(first, second, 0.1).item() == pytest.approx(4.5)
+    assert positive_loss_as_released(first, second, 0.2).item() == pytest.approx(4.5 / 4)
+
+
+def test_the_released_contrast_counts_the_rows_of_all_ranks(monkeypatch):
+    views = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0))
+    whole = positive_loss_as_released(*views)
+    monkeypatch.setattr("hyperrep.representation.losses.world_size", lambda: 2)
+    halves = [positive_loss_as_released(*views[:, rows]) for rows in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)
+
+
+def test_the_released_contrast_drives_views_apart_and_the_corrected_one_together():
+    def cosine_after(loss):
+        first, second = torch.tensor([[1.0, 0.2]], requires_grad=True), torch.tensor([[1.0, 0.0]])
+        optimizer = torch.optim.SGD([first], lr=0.01)
+        for _ in range(200):
+            optimizer.zero_grad()
+            loss(first, second).backward()
+            optimizer.step()
+        return torch.cosine_similarity(first, second).item()
+
+    assert abs(cosine_after(positive_loss_as_released)) < 0.01
+    assert cosine_after(positive_loss) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("contrast", "loss"),
+    [("nt_xent", nt_xent), ("positive", positive_loss), ("positive_as_released", positive_loss_as_released)],
+)
+def test_the_model_uses_the_contrast_its_configuration_names(contrast, loss):
+    torch.manual_seed(0)
+    config = HyperRepConfig(
+        layout=[["linears.0.weight", [3, 2]]],
+        hidden_size=8,
+        num_attention_heads=2,
+        latent_size=4,
+        contrast=contrast,
+        initializer_range=0.5,
+    )
+    output = HyperRepModel(config)(torch.randn(10, 6), num_views=2)
+    arguments = () if contrast == "positive" else (config.temperature,)
+    torch.testing.assert_close(output.contrastive_loss, loss(*output.projections.chunk(2), *arguments))

@@ -1,17 +1,17 @@
 """The training loop: settings that are checked, a run that learns, resumes to the bit, and fails cleanly."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import LoggerType
 from tiny_zoo import TINY_SETTINGS, tiny_layout, write_tiny_zoo
+from training_runs import ROOT, files, one_thread, script, tiny_config, wait_for  # noqa: F401
 from transformers import AutoModel
 
 from hyperrep.errors import UserError
@@ -19,33 +19,13 @@ from hyperrep.representation import HyperRepModel
 from hyperrep.training import TrainingConfig, evaluate_reconstruction, loop, parse_overrides, train
 from hyperrep.training.checkpoints import Checkpoints
 from hyperrep.training.data import TrainingData, epoch_order, seed_from
-from hyperrep.training.loop import learning_rate_at, make_views
+from hyperrep.training.step import learning_rate_at, make_views
 from hyperrep.zoo import load_zoo
-
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
     return write_tiny_zoo(tmp_path_factory.mktemp("zoo") / "tiny")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices of 16 columns gain nothing from more, and lose much when tests share the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def tiny_config(**kwargs) -> TrainingConfig:
-    return TrainingConfig.from_dict(TINY_SETTINGS | kwargs)
-
-
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 # Settings
@@ -210,6 +190,21 @@ def test_evaluation_keeps_the_last_partial_batch(zoo):
     assert whole["reconstruction_loss"] == pytest.approx(expected)
 
 
+def test_accumulated_gradients_give_the_model_of_the_whole_batch(zoo, tmp_path):
+    # nothing that depends on the composition of a micro-batch: no contrast, no dropout, no augmentation
+    plain = {"contrast_weight": 0, "permute": False, "erase_prob": 0.0, "initializer_range": 0.3}
+    plain |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    logs = []
+    for count in (1, 4):
+        train(tiny_config(gradient_accumulation_steps=count, **plain), zoo, tmp_path / str(count))
+        lines = (tmp_path / str(count) / "training_log.jsonl").read_text().splitlines()
+        logs.append([json.loads(line)["loss"] for line in lines])
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4)
+    weights = load_zoo(zoo)["test"].weights
+    models = [HyperRepModel.from_pretrained(tmp_path / name) for name in ("1", "4")]
+    torch.testing.assert_close(*(model(weights).reconstruction for model in models), rtol=1e-3, atol=1e-3)
+
+
 def test_without_contrast_and_in_bf16(zoo, tmp_path):
     # a subprocess, because accelerate fixes the precision of a process once
     path = tmp_path / "config.yaml"
@@ -221,21 +216,34 @@ def test_without_contrast_and_in_bf16(zoo, tmp_path):
     assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
 
 
+def test_trackers_get_every_epochs_numbers(zoo, tmp_path, monkeypatch):
+    class Tracker(GeneralTracker):
+        """Stands in for trackio."""
+
+        name = "trackio"
+        requires_logging_directory = False
+        tracker = None
+
+        def __init__(self, run_name, **kwargs):
+            super().__init__()
+
+        def store_init_configuration(self, values):
+            seen["configuration"] = values
+
+        def log(self, values, step, **kwargs):
+            seen.setdefault(step, {}).update(values)
+
+    seen: dict = {}
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TRACKIO])
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "trackio", Tracker)
+    train(tiny_config(num_train_epochs=2, log_with="trackio"), zoo, tmp_path / "out")
+    assert seen["configuration"]["batch_size"] == "8"
+    assert set(seen) == {"configuration", 5, 10}
+    assert {"loss", "learning_rate", "validation/r2_per_layer/convs.0", "test/r2"} <= seen[10].keys()
+    assert all(isinstance(value, (int, float)) for value in seen[10].values())
+
+
 # Exact resume
-
-
-def script(config: Path, zoo: Path, output: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(config)]
-    command += ["--zoo", str(zoo), "--output", str(output), *arguments]
-    python_path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": python_path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, run: subprocess.Popen) -> None:
-    while not condition():
-        assert run.poll() is None, f"the run ended early: {run.stderr.read()}"
-        time.sleep(0.005)
 
 
 def test_killed_and_resumed_runs_give_the_same_bytes(zoo, tmp_path):
@@ -276,6 +284,23 @@ def test_killed_and_resumed_runs_give_the_same_bytes(zoo, tmp_path):
     assert (output / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
+def test_a_compiled_run_resumes_to_the_byte(zoo, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(TINY_SETTINGS | {"num_train_epochs": 30, "torch_compile": True}))
+    whole = script(path, zoo, tmp_path / "whole")
+    assert whole.wait() == 0, whole.stderr.read()
+    run = script(path, zoo, tmp_path / "out")
+    wait_for(lambda: list((tmp_path / "out").glob("checkpoints/step-*")), run)
+    run.kill()
+    run.wait()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    run = script(path, zoo, tmp_path / "out", "--resume")
+    assert run.wait() == 0, run.stderr.read()
+    files_of_runs = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out")]
+    assert files_of_runs[0] == files_of_runs[1]
+
+
 def test_an_unfinished_checkpoint_is_not_resumed_from(zoo, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
@@ -283,7 +308,7 @@ def test_an_unfinished_checkpoint_is_not_resumed_from(zoo, tmp_path, monkeypatch
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(loop, "_append_log", killed)  # the first epoch ends, its checkpoint is not yet written
+    monkeypatch.setattr(loop, "append_log", killed)  # the first epoch ends, its checkpoint is not yet written
     with pytest.raises(Killed):
         train(tiny_config(), zoo, tmp_path / "out")
     monkeypatch.undo()
@@ -315,74 +340,3 @@ def test_checkpoints_hold_no_pickle_and_only_the_last_two_stay(zoo, tmp_path):
         assert torch.equal(before, after)
         for name in ("step", "exp_avg", "exp_avg_sq"):
             assert torch.equal(optimizer.state[before][name], other_optimizer.state[after][name])
-
-
-# Mistakes
-
-
-def test_an_existing_folder_needs_a_decision(zoo, tmp_path):
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "thesis.txt").write_text("precious")
-    for flags in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(UserError, match="choose another"):
-            train(tiny_config(), zoo, output, **flags)
-        assert files(output) == {"thesis.txt"}
-
-    first = train(tiny_config(), zoo, tmp_path / "run")
-    with pytest.raises(UserError, match=r"--resume.*--overwrite"):
-        train(tiny_config(), zoo, tmp_path / "run")
-    (tmp_path / "run" / "sampler" / "old.txt").write_text("fitted on the old latents")
-    second = train(tiny_config(seed=1), zoo, tmp_path / "run", overwrite=True)
-    assert second["validation"] != first["validation"]
-    assert not (tmp_path / "run" / "sampler" / "old.txt").exists()
-
-
-def test_resume_with_other_settings_or_another_zoo_is_refused(zoo, tmp_path):
-    train(tiny_config(num_train_epochs=1), zoo, tmp_path / "out")
-    before = {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")}
-    with pytest.raises(UserError, match=r"had learning_rate 0.001, this one has 0.5"):
-        train(tiny_config(num_train_epochs=1, learning_rate=0.5), zoo, tmp_path / "out", resume=True)
-    other = write_tiny_zoo(tmp_path / "other", seed=1)
-    with pytest.raises(UserError, match="had zoo_sha256"):
-        train(tiny_config(num_train_epochs=1), other, tmp_path / "out", resume=True)
-    train(tiny_config(num_train_epochs=1, eval_epochs=7), zoo, tmp_path / "out", resume=True)
-    assert {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")} == before
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"epochs": [7]}, "7"),
-        ({"batch_size": 41}, "batch_size 41 exceeds the 40 training checkpoints"),
-        ({"weight_threshold": 1e-9}, "drops all"),
-        ({"log_with": "pigeon"}, "'pigeon' is not installed"),
-    ],
-)
-def test_a_users_mistake_leaves_nothing_behind(zoo, tmp_path, settings, message):
-    with pytest.raises(UserError, match=message):
-        train(tiny_config(**settings), zoo, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(zoo, tmp_path, monkeypatch):
-    def break_down(*arguments):
-        views, targets, clean = make_views(*arguments)
-        calls.append(1)
-        return (views * float("nan") if len(calls) == 8 else views), targets, clean
-
-    calls: list[int] = []
-    monkeypatch.setattr(loop, "make_views", break_down)
-    with pytest.raises(UserError, match=r"the loss is nan at step 8; .* the last good checkpoint is step 5"):
-        train(tiny_config(), zoo, tmp_path / "out")
-    assert (tmp_path / "out" / "checkpoints" / "step-000005" / "model.safetensors").exists()
-    assert not (tmp_path / "out" / "model.safetensors").exists()
-
-
-def test_script_reports_a_mistake_in_one_line(zoo, tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("hidden_sizze: 3\n")
-    run = script(path, zoo, tmp_path / "out")
-    stderr = run.communicate()[1]
-    assert run.returncode == 2
-    assert stderr.splitlines() == ["error: key 'hidden_sizze' is unknown; did you mean 'hidden_size'?"]

@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 
-CONTRASTS = ("nt_xent", "positive")
+CONTRASTS = ("nt_xent", "positive", "positive_as_released")
 LATENTS_PER = ("network", "neuron")
 
 # The poster's network: 3 convolutions and 2 fully connected layers, 2,464 parameters.
@@ -77,11 +77,12 @@ class HyperRepConfig(PreTrainedConfig):
         projection_hidden_size (`int`, *optional*, defaults to 128): hidden width of the projection head.
         projection_num_layers (`int`, *optional*, defaults to 4): its hidden layers.
         projection_size (`int`, *optional*, defaults to 50): its output, on which the contrast acts.
-        contrast (`str`, *optional*, defaults to `"nt_xent"`): `nt_xent`, or `positive`, which only pulls the two
-            views of a network together.
+        contrast (`str`, *optional*, defaults to `"nt_xent"`): `nt_xent`; `positive`, which only pulls the two
+            views of a network together; or `positive_as_released`, the squared cosine of the two views as the paper's
+            code computes it, for comparison.
         contrast_weight (`float`, *optional*, defaults to 0.1): gamma in
             `loss = gamma * contrastive_loss + (1 - gamma) * reconstruction_loss`. At 0 there is no projection head.
-        temperature (`float`, *optional*, defaults to 0.1): of NT-Xent.
+        temperature (`float`, *optional*, defaults to 0.1): of NT-Xent and of `positive_as_released`.
         normalize_loss (`bool`, *optional*, defaults to `True`): layer-wise loss normalisation: each layer's squared
             error is divided by the variance of that layer's weights over the zoo (poster, L_MSE).
         standardize_weights (`bool`, *optional*, defaults to `False`): show the encoder each layer less its mean and

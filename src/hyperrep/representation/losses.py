@@ -135,4 +135,27 @@ def positive_loss(first: Tensor, second: Tensor) -> Tensor:
     return 1 - functional.cosine_similarity(first.float(), second.float(), dim=1).mean()
 
 
-__all__ = ["gather_rows", "layer_squared_errors", "nt_xent", "positive_loss", "r_squared", "reconstruction_loss"]
+def positive_loss_as_released(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
+    """The "positive" contrast as the NeurIPS 2022 code computes it: mean of (cos / temperature)^2, over 2 * batch
+    of all ranks.
+
+    It is least where the two views of a network are orthogonal, so it does not pull them together, and it vanishes
+    with the batch size. For comparison with published models only.
+
+    Args:
+        first, second (`Tensor`): (batch, projection_size), any scale; every rank has as many.
+        temperature (`float`, *optional*, defaults to 0.1).
+    """
+    cosines = functional.cosine_similarity(first.float(), second.float(), dim=1)
+    return (cosines / temperature).square().mean() / (2 * len(first) * world_size())
+
+
+__all__ = [
+    "gather_rows",
+    "layer_squared_errors",
+    "nt_xent",
+    "positive_loss",
+    "positive_loss_as_released",
+    "r_squared",
+    "reconstruction_loss",
+]

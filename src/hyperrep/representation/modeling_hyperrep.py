@@ -22,7 +22,14 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hyperrep import HyperRepConfig
-from .losses import gather_rows, local_rows, nt_xent, positive_loss, reconstruction_loss
+from .losses import (
+    gather_rows,
+    local_rows,
+    nt_xent,
+    positive_loss,
+    positive_loss_as_released,
+    reconstruction_loss,
+)
 
 
 MIN_LAYER_STD = 1e-4  # floor of sigma_l, as in the NeurIPS 2022 code
@@ -407,8 +414,10 @@ class HyperRepModel(HyperRepPreTrainedModel):
             first, second = projections.chunk(2)
             if self.config.contrast == "nt_xent":
                 contrast = nt_xent(first, second, self.config.temperature)
-            else:
+            elif self.config.contrast == "positive":
                 contrast = positive_loss(first, second)
+            else:
+                contrast = positive_loss_as_released(first, second, self.config.temperature)
             gamma = self.config.contrast_weight
             loss = gamma * contrast + (1 - gamma) * error
         return HyperRepOutput(

@@ -1,9 +1,13 @@
 """The behavioural loss: decoded networks are run on images, because a small error in weights can be a large one in
 what a network does.
 
-Two terms. *Reconstructions* shall answer as their originals do. Networks decoded from *shuffled* latents, each
-dimension taken from another network of the batch, shall answer correctly: these are the latents that a density with
-independent dimensions draws, and no training network has them. Without the second term such samples are at chance.
+*Reconstructions* shall answer as their originals do. And networks decoded from latents that no training network has
+shall answer correctly; without such a term, samples of a density are at chance. Where these latents come from:
+
+- *shuffled*: each dimension is taken from another network of the batch, every value once;
+- *interpolated*: on the line between two networks of the batch, at a random place;
+- *density*: each dimension is a random network's, plus Gaussian noise, as a kernel density with independent dimensions
+  draws it.
 """
 
 import torch
@@ -17,7 +21,7 @@ from .config import TrainingConfig
 
 
 class BehavioralLoss:
-    """Adds the two terms to a step's loss.
+    """Adds the terms to a step's loss.
 
     Args:
         network ([`SmallCNNConfig`]): architecture of the zoo's networks.
@@ -47,7 +51,10 @@ class BehavioralLoss:
             originals (`Tensor`): (num_views * batch, num_params), what was encoded, before erasing and noise.
             output ([`HyperRepOutput`]): of the model on their views.
             count (`int`): the batch size; the first view is enough.
-            generator (`torch.Generator`): decides images and shuffling.
+            generator (`torch.Generator`): decides images and latents.
+
+        Returns:
+            `dict[str, Tensor]`: scalars: `loss`, and before its weight each term that has one.
         """
         assert output.loss is not None
         assert output.reconstruction is not None
@@ -60,9 +67,17 @@ class BehavioralLoss:
         if self.config.behavior_weight:
             losses["behavior_loss"] = self.reconstruction(originals[:count], output.reconstruction[:count], images)
             losses["loss"] = losses["loss"] + self.config.behavior_weight * losses["behavior_loss"]
+        latents = output.latents[:count]
         if self.config.shuffled_weight:
-            losses["shuffled_loss"] = self.shuffled(model, output.latents[:count], images, generator)
+            losses["shuffled_loss"] = self.cross_entropy(model, shuffled(latents, generator), images)
             losses["loss"] = losses["loss"] + self.config.shuffled_weight * losses["shuffled_loss"]
+        if self.config.interpolated_weight:
+            losses["interpolated_loss"] = self.interpolated(model, originals[:count], latents, images, generator)
+            losses["loss"] = losses["loss"] + self.config.interpolated_weight * losses["interpolated_loss"]
+        if self.config.density_weight:
+            drawn = from_density(latents, self.config.density_bandwidth, generator)
+            losses["density_loss"] = self.cross_entropy(model, drawn, images)
+            losses["loss"] = losses["loss"] + self.config.density_weight * losses["density_loss"]
         return losses
 
     def reconstruction(self, original: Tensor, reconstruction: Tensor, images: ImageSplit) -> Tensor:
@@ -78,15 +93,40 @@ class BehavioralLoss:
         targets = population_logits(self.network, original, images.pixels, self.engine).softmax(-1)
         return population_cross_entropy(self.network, reconstruction, images.pixels, targets, self.engine).mean()
 
-    def shuffled(
-        self, model: HyperRepModel, latents: Tensor, images: ImageSplit, generator: torch.Generator
+    def interpolated(
+        self, model: HyperRepModel, originals: Tensor, latents: Tensor, images: ImageSplit, generator: torch.Generator
     ) -> Tensor:
-        """Cross-entropy with the labels of networks decoded from latents shuffled per dimension across the batch."""
-        keys = torch.rand(latents.shape, generator=generator, device=latents.device)
-        decoded = model.decode(latents.gather(0, keys.argsort(dim=0)))
+        """Cross-entropy of networks decoded from between two of the batch, with the labels or with the mixture of the
+        two originals' outputs, in the same proportion (`interpolated_targets`)."""
+        partner = torch.rand(len(latents), generator=generator, device=latents.device).argsort()
+        share = torch.rand(len(latents), 1, generator=generator, device=latents.device)
+        between = latents.lerp(latents[partner], share)
+        if self.config.interpolated_targets == "labels":
+            return self.cross_entropy(model, between, images)
+        answers = population_logits(self.network, originals, images.pixels, self.engine).softmax(-1)
+        mixture = answers.lerp(answers[partner], share[:, :, None])  # (batch, images, classes)
+        decoded = model.decode(between)
+        return population_cross_entropy(self.network, decoded, images.pixels, mixture, self.engine).mean()
+
+    def cross_entropy(self, model: HyperRepModel, latents: Tensor, images: ImageSplit) -> Tensor:
+        """Mean cross-entropy with the labels of the networks decoded from latents (batch, latent_size), in nats."""
+        decoded = model.decode(latents)
         labels = nn.functional.one_hot(images.labels, self.network.num_classes).float()  # (images, classes)
         targets = labels.expand(len(decoded), -1, -1)
         return population_cross_entropy(self.network, decoded, images.pixels, targets, self.engine).mean()
 
 
-__all__ = ["BehavioralLoss"]
+def shuffled(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Each dimension of latents (batch, latent_size) permuted on its own across the batch."""
+    keys = torch.rand(latents.shape, generator=generator, device=latents.device)
+    return latents.gather(0, keys.argsort(dim=0))
+
+
+def from_density(latents: Tensor, bandwidth: float, generator: torch.Generator) -> Tensor:
+    """As many draws from the Gaussian kernel density of each dimension of latents (batch, latent_size)."""
+    index = torch.randint(len(latents), latents.shape, generator=generator, device=latents.device)
+    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+    return latents.gather(0, index) + bandwidth * noise
+
+
+__all__ = ["BehavioralLoss", "from_density", "shuffled"]

@@ -16,6 +16,8 @@ from torch import nn, optim
 from ..errors import UserError
 
 
+# What settings keep of a zoo, and what is wrong if it differs; too long to show.
+ZOO_KEYS = {"layout": "networks of another layout", "zoo_sha256": "other weights"}
 KEPT = 2  # checkpoints of a run; older ones are removed
 
 
@@ -32,11 +34,13 @@ class Checkpoints:
 
     Args:
         output (`Path`): folder of the run.
-        settings (`dict`): everything that decides the result of the run, as JSON values.
+        settings (`dict`): everything that decides the result of the run, as JSON values; of the zoo, [`ZOO_KEYS`].
+        zoo (`str`, *optional*): what the zoo is called; a zoo may be renamed between two parts of a run.
     """
 
-    def __init__(self, output: Path, settings: dict[str, Any]):
+    def __init__(self, output: Path, settings: dict[str, Any], zoo: str = ""):
         self.output = output
+        self.zoo = zoo
         self.folder = output / "checkpoints"
         self.settings = json.loads(json.dumps(settings))
 
@@ -64,6 +68,11 @@ class Checkpoints:
             before = json.loads(settings.read_text())
             for key in self.settings:
                 if before.get(key) != self.settings[key]:
+                    if key in ZOO_KEYS:
+                        raise UserError(
+                            f"the run in {self.output} learned from zoo {before.get('zoo')}; zoo {self.zoo} holds "
+                            f"{ZOO_KEYS[key]}. Resume with its zoo or start anew with --overwrite."
+                        )
                     raise UserError(
                         f"the run in {self.output} had {key} {before.get(key)!r}, this one has "
                         f"{self.settings[key]!r}; resume with its settings or start anew with --overwrite."
@@ -75,16 +84,18 @@ class Checkpoints:
             # everything that was made from the old weights goes with them; checkpoints, which mark the folder, last
             for name in ("config.json", "model.safetensors", "training_log.jsonl", "README.md"):
                 (self.output / name).unlink(missing_ok=True)
-            for name in ("results", "sampler", "checkpoints"):
+            for name in ("results", "sampler", "hyperrep", "checkpoints"):  # hyperrep is tensorboard's
                 shutil.rmtree(self.output / name, ignore_errors=True)
-        write_json(self.folder / "settings.json", self.settings)
+        write_json(self.folder / "settings.json", {"zoo": self.zoo} | self.settings)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in order."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
 
-    def save(self, model: nn.Module, optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
-        """Write the checkpoint of step `state["step"]` and remove the oldest beyond [`KEPT`]."""
+    def save(
+        self, model: nn.Module, optimizer: optim.Optimizer, state: dict[str, Any], best_step: int | None = None
+    ) -> None:
+        """Write the checkpoint of step `state["step"]`; remove the oldest beyond [`KEPT`], but not `best_step`'s."""
         target = self.folder / f"step-{state['step']:06d}"
         if target.exists():
             return
@@ -100,7 +111,7 @@ class Checkpoints:
         save_file(moments, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", state)
         os.replace(temporary, target)
-        for step in self.steps()[:-KEPT]:
+        for step in set(self.steps()[:-KEPT]) - {best_step}:
             shutil.rmtree(self.folder / f"step-{step:06d}")
 
     def load_last(self, model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any] | None:
@@ -108,13 +119,17 @@ class Checkpoints:
         if not self.steps():
             return None
         folder = self.folder / f"step-{self.steps()[-1]:06d}"
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.load_model(model, self.steps()[-1])
         moments: dict[int, dict[str, Any]] = {}
         for key, tensor in load_file(folder / "optimizer.safetensors").items():
             index, name = key.split(".")
             moments.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         return json.loads((folder / "state.json").read_text())
+
+    def load_model(self, model: nn.Module, step: int) -> None:
+        """Load the model of the checkpoint of one step."""
+        model.load_state_dict(load_file(self.folder / f"step-{step:06d}" / "model.safetensors"))
 
     def remove(self) -> None:
         """Remove the checkpoints of a complete run; its settings stay and mark the folder as ours."""

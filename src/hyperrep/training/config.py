@@ -19,11 +19,14 @@ from ..weights.augmentation import Augmentation
 # What the zoo decides, not the user: a configuration file cannot set it.
 FROM_ZOO = ("layout", "network", "image_processor", "zoo", "aligned")
 MODEL_KEYS = tuple(name for name in HyperRepConfig.__annotations__ if name not in FROM_ZOO and name != "model_type")
+BEHAVIOR_WEIGHTS = ("behavior_weight", "shuffled_weight", "interpolated_weight", "density_weight")
 CHOICES = {
     "optimizer": ("adam", "adamw"),
     "lr_schedule": ("constant", "cosine"),
     "mixed_precision": ("no", "bf16"),
     "erase_target": ("augmented", "clean"),
+    "interpolated_targets": ("labels", "mixture"),
+    "metric_for_best_model": ("reconstruction_loss", "r2", "accuracy", "probe_r2"),
 }
 
 
@@ -48,8 +51,16 @@ class TrainingConfig:
             networks and of their reconstructions, see [`~hyperrep.training.behavior.BehavioralLoss`].
         shuffled_weight (`float`, *optional*, defaults to 0.0): weight of the cross-entropy with the labels of networks
             decoded from latents shuffled per dimension across the batch.
-        behavior_images (`int`, *optional*, defaults to 32): training images a step for these two.
+        interpolated_weight (`float`, *optional*, defaults to 0.0): of the same for latents between two networks.
+        interpolated_targets (`str`, *optional*, defaults to `"labels"`): or `mixture`, what the two networks answer.
+        density_weight (`float`, *optional*, defaults to 0.0): of the same for latents drawn, independently in each
+            dimension, from a Gaussian kernel density over the batch.
+        density_bandwidth (`float`, *optional*, defaults to 0.002): its standard deviation, as [`KDESampler`]'s.
+        behavior_images (`int`, *optional*, defaults to 32): training images a step for these terms.
         batch_size (`int`, *optional*, defaults to 64): networks a step, over all processes together.
+        gradient_accumulation_steps (`int`, *optional*, defaults to 1): micro-batches that a step's batch is divided
+            into, one after the other, to save memory; unlike in transformers, `batch_size` counts them all. NT-Xent
+            finds its negatives, and shuffled latents their partners, within one micro-batch.
         num_train_epochs (`int`, *optional*, defaults to 200): passes over the training split.
         optimizer (`str`, *optional*, defaults to `"adamw"`): or `adam`, whose weight decay is an L2 term.
         learning_rate (`float`, *optional*, defaults to 1e-3): at its peak, whatever the number of processes.
@@ -61,7 +72,15 @@ class TrainingConfig:
         seed (`int`, *optional*, defaults to 42): of initial weights, order, augmentation and dropout.
         eval_epochs (`int`, *optional*, defaults to 10): evaluate on the validation split every so many epochs.
         checkpoint_epochs (`int`, *optional*, defaults to 10): write a checkpoint every so many epochs.
-        log_with (`str`, *optional*): a tracker of accelerate, such as `tensorboard`.
+        metric_for_best_model (`str`, *optional*, defaults to `"reconstruction_loss"`): of the validation split, what
+            the next two settings compare: `reconstruction_loss`, `r2`, `accuracy` (of reconstructed networks) or
+            `probe_r2`, see [`~hyperrep.training.evaluation.Evaluator`].
+        load_best_model_at_end (`bool`, *optional*, defaults to `False`): the model is that of the best evaluation, not
+            of the last step.
+        early_stopping_patience (`int`, *optional*): stop after so many evaluations in a row without a better one.
+        torch_compile (`bool`, *optional*, defaults to `False`): compile the model with inductor, which takes a minute
+            at the start.
+        log_with (`str` or `list[str]`, *optional*): trackers of accelerate, such as `tensorboard`, `trackio`, `wandb`.
 
     Raises:
         UserError: if a value has the wrong type or lies outside its range.
@@ -82,9 +101,14 @@ class TrainingConfig:
 
     behavior_weight: float | int = 0.0
     shuffled_weight: float | int = 0.0
+    interpolated_weight: float | int = 0.0
+    interpolated_targets: str = "labels"
+    density_weight: float | int = 0.0
+    density_bandwidth: float | int = 0.002
     behavior_images: int = 32
 
     batch_size: int = 64
+    gradient_accumulation_steps: int = 1
     num_train_epochs: int = 200
     optimizer: str = "adamw"
     learning_rate: float | int = 1e-3
@@ -97,21 +121,34 @@ class TrainingConfig:
 
     eval_epochs: int = 10
     checkpoint_epochs: int = 10
-    log_with: str | None = None
+    metric_for_best_model: str = "reconstruction_loss"
+    load_best_model_at_end: bool = False
+    early_stopping_patience: int | None = None
+    torch_compile: bool = False
+    log_with: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(choices)}.")
-        for name in ("batch_size", "num_train_epochs", "eval_epochs", "checkpoint_epochs", "behavior_images"):
+        for name in (
+            "batch_size",
+            "gradient_accumulation_steps",
+            "num_train_epochs",
+            "eval_epochs",
+            "checkpoint_epochs",
+            "behavior_images",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("weight_threshold", "learning_rate"):
+        for name in ("weight_threshold", "learning_rate", "density_bandwidth"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be positive.")
-        for name in ("weight_decay", "warmup_steps", "max_grad_norm", "seed", "behavior_weight", "shuffled_weight"):
+        for name in ("weight_decay", "warmup_steps", "max_grad_norm", "seed", *BEHAVIOR_WEIGHTS):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise UserError(f"early_stopping_patience is {self.early_stopping_patience}; it must be at least 1.")
         if not self.epochs:
             raise UserError("epochs is empty; name the zoo's epochs to learn from, such as [21, 22, 23, 24, 25].")
         _ = self.augmentation  # checks its own ranges
@@ -128,6 +165,24 @@ class TrainingConfig:
             additive_noise=self.additive_noise,
             multiplicative_noise=self.multiplicative_noise,
         )
+
+    @property
+    def selects(self) -> bool:
+        """Whether evaluations decide about the model."""
+        return self.load_best_model_at_end or self.early_stopping_patience is not None
+
+    @property
+    def greater_is_better(self) -> bool:
+        return not self.metric_for_best_model.endswith("loss")
+
+    @property
+    def trackers(self) -> list[str]:
+        return [self.log_with] if isinstance(self.log_with, str) else self.log_with or []
+
+    @property
+    def runs_networks(self) -> bool:
+        """Whether training runs decoded networks on images."""
+        return any(getattr(self, name) for name in BEHAVIOR_WEIGHTS)
 
     def model_config(self, **from_zoo: Any) -> HyperRepConfig:
         """The model's configuration, with what the zoo decides ([`FROM_ZOO`]).

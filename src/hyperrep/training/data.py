@@ -19,6 +19,7 @@ class TrainingData:
     Attributes:
         train, validation, test (`Tensor`): (checkpoints, num_params), float32.
         scores (`Tensor`): (train checkpoints,), validation accuracy of the training split.
+        test_accuracy (`dict[str, Tensor]`): (checkpoints,), of each split.
         reference (`Tensor`, *optional*): (num_params,), the training network that all were aligned to: the best one.
         dropped (`dict[str, int]`): checkpoints left out of each split.
         digest (`str`): SHA-256 of all that is left; two runs with the same digest saw the same weights.
@@ -28,6 +29,7 @@ class TrainingData:
     validation: Tensor
     test: Tensor
     scores: Tensor
+    test_accuracy: dict[str, Tensor]
     reference: Tensor | None
     dropped: dict[str, int]
     digest: str
@@ -41,12 +43,13 @@ class TrainingData:
         Raises:
             UserError: if nothing is left of a split.
         """
-        splits, dropped, digest = {}, {}, hashlib.sha256()
+        splits, test_accuracy, dropped, digest = {}, {}, {}, hashlib.sha256()
         for name in ("train", "validation", "test"):
             rows = zoo[name].select(epochs=epochs)
             weights = rows.weights
             kept = weights.abs().amax(dim=1) <= weight_threshold  # False for NaN, too
             splits[name] = weights[kept]
+            test_accuracy[name] = rows.metrics["test_accuracy"][kept]
             if name == "train":
                 scores = rows.metrics["validation_accuracy"][kept]
             dropped[name] = int((~kept).sum())
@@ -61,7 +64,14 @@ class TrainingData:
             layout = zoo.config.weight_layout()
             reference = splits["train"][scores.argmax()].clone()
             splits = {name: align(weights, reference, layout) for name, weights in splits.items()}
-        return cls(**splits, scores=scores, reference=reference, dropped=dropped, digest=digest.hexdigest())
+        return cls(
+            **splits,
+            scores=scores,
+            test_accuracy=test_accuracy,
+            reference=reference,
+            dropped=dropped,
+            digest=digest.hexdigest(),
+        )
 
 
 def seed_from(*numbers: int) -> int:

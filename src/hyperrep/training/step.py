@@ -1,0 +1,150 @@
+"""One update of a hyper-representation: views of a batch, losses, gradients, optimiser."""
+
+import math
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, optim
+
+from ..errors import UserError
+from ..representation import HyperRepModel
+from ..weights import WeightLayout
+from ..weights.augmentation import corrupt, permute
+from .behavior import BehavioralLoss
+from .config import TrainingConfig
+from .data import epoch_order, seed_from
+
+
+class TrainingStep:
+    """Takes the model from one step to the next.
+
+    Everything random comes from (seed, step, rank) alone, so that a step does the same in a run that was resumed.
+
+    Args:
+        config ([`TrainingConfig`])
+        accelerator (`Accelerator`)
+        model ([`HyperRepModel`]), optimizer (`optim.Optimizer`): on the accelerator's device; changed in place.
+        weights (`Tensor`): (checkpoints, num_params), the training split, on the device.
+        layout ([`WeightLayout`]): of the weights.
+        behavior ([`BehavioralLoss`], *optional*)
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        model: HyperRepModel,
+        optimizer: optim.Optimizer,
+        weights: Tensor,
+        layout: WeightLayout,
+        behavior: BehavioralLoss | None,
+    ):
+        self.config, self.accelerator, self.model, self.optimizer = config, accelerator, model, optimizer
+        self.weights, self.layout, self.behavior = weights, layout, behavior
+        # the schedule is a function of the step and stays out of accelerate, which would run it once per process
+        self.wrapped_model, self.wrapped_optimizer = accelerator.prepare(model, optimizer)
+        self.wrapped_model.train()
+        self.generator = torch.Generator(accelerator.device)
+        self.num_views = 2 if model.config.contrast_weight else 1
+        self.steps_per_epoch = len(weights) // config.batch_size
+        self.total_steps = self.steps_per_epoch * config.num_train_epochs
+        self._order, self._order_of_epoch = torch.empty(0), -1
+
+    def __call__(self, step: int, stop: bool = False) -> tuple[dict[str, float], bool]:
+        """Make step `step` (from 0).
+
+        Args:
+            step (`int`)
+            stop (`bool`): whether this process was asked to stop.
+
+        Returns:
+            `tuple[dict[str, float], bool]`: the means of the losses over all processes, and whether any process was
+            asked to stop.
+
+        Raises:
+            UserError: if the loss or its gradient is not finite; the model is left as it was before the step.
+        """
+        config, accelerator = self.config, self.accelerator
+        seed = seed_from(config.seed, step, accelerator.process_index)
+        torch.manual_seed(seed)  # dropout
+        self.generator.manual_seed(seed)
+
+        # 1. gradients, of one micro-batch after the other
+        losses: dict[str, Tensor] = {}
+        for rows in self._rows(step).chunk(config.gradient_accumulation_steps):
+            with accelerator.accumulate(self.wrapped_model):
+                parts = self._losses(rows)
+                accelerator.backward(parts["loss"])
+            for name, part in parts.items():
+                share = part.detach() / config.gradient_accumulation_steps
+                losses[name] = losses[name] + share if name in losses else share
+        norm = accelerator.clip_grad_norm_(self.wrapped_model.parameters(), config.max_grad_norm or math.inf)
+
+        # 2. one reduction tells every process the means, a NaN anywhere, and whether to stop
+        told = torch.stack([*losses.values(), norm, torch.tensor(float(stop), device=norm.device)])
+        *means, norm_mean, stopping = accelerator.reduce(told, "mean").tolist()
+        for what, value in (("loss", means[0]), ("norm of the gradient", norm_mean)):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"the {what} is {value} at step {step + 1}; lower learning_rate {config.learning_rate} or "
+                    f"max_grad_norm {config.max_grad_norm} (0 clips nothing)."
+                )
+
+        # 3. update
+        rate = learning_rate_at(step, self.total_steps, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.wrapped_optimizer.step()
+        self.wrapped_optimizer.zero_grad()
+        return dict(zip(losses, means)), stopping > 0
+
+    def _rows(self, step: int) -> Tensor:
+        """Rows of this process' share of the batch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._order_of_epoch:
+            self._order, self._order_of_epoch = epoch_order(len(self.weights), self.config.seed, epoch), epoch
+        batch = self._order[position * self.config.batch_size : (position + 1) * self.config.batch_size]
+        return batch.chunk(self.accelerator.num_processes)[self.accelerator.process_index].to(self.weights.device)
+
+    def _losses(self, rows: Tensor) -> dict[str, Tensor]:
+        views, targets, clean = make_views(
+            self.weights[rows], self.layout, self.config, self.num_views, self.generator
+        )
+        output = self.wrapped_model(views, target=targets, num_views=self.num_views)
+        losses: dict[str, Any] = {name: getattr(output, name) for name in ("loss", "reconstruction_loss")}
+        if output.contrastive_loss is not None:
+            losses["contrastive_loss"] = output.contrastive_loss
+        if self.behavior is not None:
+            losses |= self.behavior(self.model, clean, output, len(rows), self.generator)
+        return losses
+
+
+def make_views(
+    weights: Tensor, layout: WeightLayout, config: TrainingConfig, num_views: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of a batch of networks, and what the model shall make of them.
+
+    Returns:
+        `tuple[Tensor, Tensor, Tensor]`: views, targets, and the permuted networks before erasing and noise; all
+        (num_views * batch, num_params), view after view.
+    """
+    settings = config.augmentation
+    weights = weights.repeat(num_views, 1)
+    if settings.permute:
+        weights = permute(weights, layout, generator)
+    views = corrupt(weights, settings, generator)
+    return views, views if config.erase_target == "augmented" else weights, weights
+
+
+def learning_rate_at(step: int, total_steps: int, config: TrainingConfig) -> float:
+    """Learning rate of a step (from 0): linear warm-up, then constant or a cosine to zero."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.lr_schedule == "constant":
+        return float(config.learning_rate)
+    share = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+__all__ = ["TrainingStep", "learning_rate_at", "make_views"]
