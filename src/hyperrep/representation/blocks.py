@@ -11,35 +11,18 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_hyperrep import HyperRepConfig
 
 
-class _BitDropout(torch.autograd.Function):
-    """Dropout by bitwise and with masks cut from random words, in the default generator's order."""
-
-    @staticmethod
-    def forward(ctx, states: Tensor, probability: float) -> Tensor:
-        threshold = round(probability * 2**15)  # of 15 random bits an entry
-        words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64).random_()
-        bits = words.view(torch.int16)[: states.numel()].view(states.shape).bitwise_and_(2**15 - 1)
-        keep = bits.neg_().add_(threshold - 1).bitwise_right_shift_(15)  # all ones where bits >= threshold, else zero
-        ctx.save_for_backward(keep)
-        ctx.scale = 1 / (1 - threshold / 2**15)
-        return _masked(states, keep, ctx.scale)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (keep,) = ctx.saved_tensors
-        return _masked(grad, keep, ctx.scale), None
-
-
-def _masked(states: Tensor, keep: Tensor, scale: float) -> Tensor:
-    return (states.contiguous().view(torch.int16) & keep).view(states.dtype).mul_(scale)
-
-
 def quick_dropout(states: Tensor, probability: float, training: bool) -> Tensor:
     """Dropout of a tensor of any shape. In bf16 on the CPU the probability is rounded to 1/32768: drawing a float an
     entry, as PyTorch does there, takes longer than the matrix product before it."""
-    if training and 2**-15 < probability < 1 and states.dtype == torch.bfloat16 and states.device.type == "cpu":
-        return _BitDropout.apply(states, probability)
-    return nn.functional.dropout(states, probability, training)
+    threshold = round(probability * 2**15)  # of 15 random bits an entry
+    quick = training and states.dtype == torch.bfloat16 and states.device.type == "cpu"
+    if not quick or not 0 < threshold < 2**15:
+        return nn.functional.dropout(states, probability, training)
+    words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64).random_()
+    bits = words.view(torch.int16)[: states.numel()].view(states.shape).bitwise_and_(2**15 - 1)
+    keep = bits.neg_().add_(threshold - 1).bitwise_right_shift_(15)  # all ones where bits >= threshold, else zero
+    scale = torch.tensor(1 / (1 - threshold / 2**15), dtype=torch.bfloat16)
+    return states * keep.bitwise_and_(scale.view(torch.int16)).view(torch.bfloat16)
 
 
 def eager_attention_forward(
@@ -87,9 +70,8 @@ class HyperRepAttention(nn.Module):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        if query.device.type == "cpu" and query.requires_grad:
-            # PyTorch's backward pass is six times slower on so few tokens, and knows no dropout
-            attention = eager_attention_forward
+        if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
+            attention = eager_attention_forward  # of so few tokens three times faster, dropout included
         attended, probabilities = attention(
             self,
             query,
