@@ -30,6 +30,7 @@ test: lint types
 
 benchmark: setup
 	$(BIN)/python benchmarks/population.py
+	$(BIN)/python benchmarks/training.py
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache

@@ -9,6 +9,7 @@ from tiny_zoo import tiny_layout
 from transformers import AutoConfig, AutoModel
 
 from hyperrep.representation import HyperRepConfig, HyperRepModel
+from hyperrep.representation.blocks import quick_dropout
 from hyperrep.representation.modeling_hyperrep import HyperRepTokenEmbeddings, HyperRepTokenOutputs
 
 
@@ -144,7 +145,43 @@ def test_eager_and_sdpa_attention_agree():
     eager = model(weights, output_attentions=True)
     torch.testing.assert_close(eager.reconstruction, expected.reconstruction)
     tokens = model.config.num_tokens
-    assert {tuple(a.shape) for a in eager.attentions} == {(5, 2, tokens + 1, tokens + 1), (5, 2, tokens, tokens)}
+    encoder, last, *decoder = [tuple(attention.shape) for attention in eager.attentions]
+    assert encoder == (5, 2, tokens + 1, tokens + 1)
+    assert last == (5, 2, 1, tokens + 1)  # only the compression token asks
+    assert decoder == [(5, 2, tokens, tokens)] * 2
+
+
+def test_of_the_last_encoder_block_only_the_compression_token_matters():
+    block = tiny_model().encoder.layers[-1]
+    states = torch.randn(3, 5, 16)
+    torch.testing.assert_close(block(states, num_queries=1), block(states)[:, :1])
+
+
+def test_quick_dropout_keeps_the_mean_and_drops_where_its_gradient_is_zero():
+    torch.manual_seed(0)
+    states = torch.ones(333, 333, dtype=torch.bfloat16, requires_grad=True)
+    dropped = quick_dropout(states, 0.1, training=True)
+    dropped.sum().backward()
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.1, abs=0.005)
+    assert dropped.float().mean().item() == pytest.approx(1, abs=0.01)
+    assert torch.equal(states.grad, dropped)
+    torch.manual_seed(0)
+    assert torch.equal(quick_dropout(states, 0.1, training=True), dropped)
+    assert quick_dropout(states, 0.1, training=False) is states
+
+
+def test_bf16_autocast_stays_close_to_float32():
+    model = tiny_model(contrast_weight=0.0).train()
+    weights = some_weights(8)
+    gradients = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = model(weights)
+        output.loss.backward()
+        assert output.reconstruction.dtype == torch.float32
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
 @pytest.mark.parametrize("auto", [False, True])

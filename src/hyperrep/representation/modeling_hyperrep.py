@@ -6,7 +6,7 @@ Schürholt et al., Hyper-Representations as Generative Models: Sampling Unseen N
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .blocks import HyperRepAttention, HyperRepLayer
 from .configuration_hyperrep import HyperRepConfig
 from .losses import (
     gather_rows,
@@ -47,6 +45,7 @@ class HyperRepOutput(ModelOutput):
         latents (`Tensor`): (batch, latent_size), in (-1, 1).
         projections (`Tensor`, *optional*): (batch, projection_size), without a projection head `None`.
         hidden_states, attentions (`tuple[Tensor, ...]`, *optional*): of the encoder's blocks, then the decoder's.
+            The encoder's last block makes one token only, that of compression, if latents are per network.
     """
 
     loss: Tensor | None = None
@@ -101,92 +100,6 @@ class HyperRepTokenOutputs(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out; all tensors (batch, heads, tokens, head_dim)."""
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    probabilities = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
-    return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
-
-
-class HyperRepAttention(nn.Module):
-    def __init__(self, config: HyperRepConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
-        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query, key, value = (
-            projection(hidden_states).view(shape).transpose(1, 2)  # (batch, heads, tokens, head_dim)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        attended, probabilities = attention(
-            self,
-            query,
-            key,
-            value,
-            None,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(attended.reshape(hidden_states.shape)), probabilities
-
-
-class HyperRepMLP(nn.Module):
-    def __init__(self, config: HyperRepConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
-
-
-class HyperRepLayer(GradientCheckpointingLayer):
-    """A pre-norm transformer block; encoder and decoder are made of the same."""
-
-    def __init__(self, config: HyperRepConfig):
-        super().__init__()
-        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = HyperRepAttention(config)
-        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = HyperRepMLP(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
-        residual = hidden_states
-        hidden_states, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
-        hidden_states = residual + self.dropout(hidden_states)
-
-        residual = hidden_states
-        hidden_states = self.mlp(self.layernorm_after(hidden_states))
-        return residual + self.dropout(hidden_states)
-
-
 class HyperRepEncoder(nn.Module):
     """Weight vectors (batch, num_params) to latents (batch, latent_size).
 
@@ -208,13 +121,14 @@ class HyperRepEncoder(nn.Module):
     def forward(self, weights: Tensor, **kwargs) -> Tensor:
         hidden_states = self.embeddings(weights)
         if self.compress:
-            compression_token = self.compression_token.expand(len(weights), -1, -1)
+            compression_token = self.compression_token.expand(len(weights), -1, -1).to(hidden_states.dtype)
             hidden_states = torch.cat([compression_token, hidden_states], dim=1)
-        hidden_states = hidden_states + self.position_embeddings.weight  # (batch, [1 +] num_tokens, hidden_size)
-        for layer in self.layers:
+        # (batch, [1 +] num_tokens, hidden_size); under autocast tokens are bf16 from here on
+        hidden_states = hidden_states + self.position_embeddings.weight.to(hidden_states.dtype)
+        for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
-        if self.compress:
-            hidden_states = hidden_states[:, 0]
+        # of the last block nothing but the compression token is used
+        hidden_states = self.layers[-1](hidden_states, num_queries=1 if self.compress else None, **kwargs)
         return self.bottleneck(hidden_states).flatten(1).float().tanh()
 
 
@@ -238,7 +152,7 @@ class HyperRepDecoder(nn.Module):
         if not self.compress:
             latents = latents.unflatten(1, (self.token_shape[0], -1))  # (batch, num_tokens, neuron_latent_size)
         hidden_states = self.decompression(latents).reshape(-1, *self.token_shape)
-        hidden_states = hidden_states + self.position_embeddings.weight
+        hidden_states = hidden_states + self.position_embeddings.weight.to(hidden_states.dtype)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
         return self.outputs(hidden_states)
@@ -256,9 +170,11 @@ class HyperRepProjectionHead(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         hidden_states = latents.to(self.output.weight.dtype)
-        for linear in self.hidden:
-            hidden_states = linear(hidden_states).relu()
-        projections = self.output(hidden_states)
+        # at first all rows are nearly alike, and BatchNorm makes their differences large: bf16 would round these away
+        with torch.autocast(latents.device.type, enabled=False):
+            for linear in self.hidden:
+                hidden_states = linear(hidden_states).relu()
+            projections = self.output(hidden_states)
         if self.training:  # statistics over the rows of all ranks, so that the number of processes changes nothing
             return local_rows(self.norm(gather_rows(projections)))
         return self.norm(projections)
