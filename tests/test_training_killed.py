@@ -2,14 +2,13 @@
 
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from launch import Processes
 from tiny_zoo import TINY_SETTINGS, write_tiny_zoo
 from training_runs import ROOT
 
@@ -25,17 +24,15 @@ SETTINGS = TINY_SETTINGS | {
     "load_best_model_at_end": True,
     "early_stopping_patience": 1000,
 }
-LAUNCHERS = {1: [], 2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]}
+LIMIT = 600  # seconds, after which something hangs
 
 
-def start(processes: int, config: Path, zoo: Path, output: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, *LAUNCHERS[processes], str(ROOT / "scripts" / "train.py"), str(config)]
+def start(count: int, config: Path, zoo: Path, output: Path, *arguments: str) -> Processes:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(config)]
     command += ["--zoo", str(zoo), "--output", str(output), *arguments]
     python_path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": python_path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     with (output.parent / f"{output.name}.txt").open("a") as log:
-        # a session of its own, so that launcher and workers can be killed together
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return Processes(command, count, {"PYTHONPATH": python_path}, log)
 
 
 def last_step(output: Path) -> int:
@@ -49,7 +46,7 @@ def test_ten_kills_leave_no_trace(tmp_path, processes):
     config.write_text(yaml.safe_dump(SETTINGS))
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "disturbed"
     run = start(processes, config, zoo, undisturbed)
-    assert run.wait() == 0, (tmp_path / "undisturbed.txt").read_text()
+    assert run.wait(LIMIT) == 0, (tmp_path / "undisturbed.txt").read_text()
 
     moments = random.Random(processes)
     steps = 5 * SETTINGS["num_train_epochs"]
@@ -62,11 +59,10 @@ def test_ten_kills_leave_no_trace(tmp_path, processes):
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.3))
         assert run.poll() is None, "the run was over before it could be killed"
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+        run.kill()
     assert not (output / "model.safetensors").exists()
     run = start(processes, config, zoo, output, "--resume")
-    assert run.wait() == 0, (tmp_path / "disturbed.txt").read_text()
+    assert run.wait(LIMIT) == 0, (tmp_path / "disturbed.txt").read_text()
 
     for name in ("model.safetensors", "sampler/latents.safetensors", "config.json"):
         assert (output / name).read_bytes() == (undisturbed / name).read_bytes()
