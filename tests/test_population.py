@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperrep.errors import UserError
 from hyperrep.images import ImageData, ImageSplit
@@ -250,6 +250,67 @@ def test_engines_agree_for_every_activation_and_optimizer(activation, optimizer)
 def test_engines_agree_for_every_architecture(network):
     for optimizer in ("adam", "adamw"):
         assert_engines_agree(SmallCNNConfig(**network), Recipe(optimizer, batch_size=BATCH_SIZE))
+
+
+class OtherNetwork(nn.Module):
+    """Nothing the small CNNs know: padding, strides, normalisation, a residual, a constant buffer."""
+
+    def __init__(self, normalisation: nn.Module | None = None):
+        super().__init__()
+        # a bias before normalisation has no gradient but rounding, which Adam would magnify
+        self.stem = nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False)
+        self.norm = normalisation or nn.GroupNorm(2, 4)
+        self.block = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 4)
+        self.register_buffer("scale", torch.tensor(0.5))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        hidden = torch.relu(self.norm(self.stem(pixels)))
+        hidden = hidden + self.scale * torch.relu(self.block(hidden))
+        return self.head(hidden.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "normalisation", [None, nn.BatchNorm2d(4, track_running_stats=False)], ids=["group norm", "batch statistics"]
+)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_any_module_can_be_a_population(optimizer, normalisation):
+    """The stacked engine trains it as the loop does, each network with statistics of its own."""
+    torch.manual_seed(0)
+    networks = [OtherNetwork(normalisation) for _ in range(3)]
+    layout = WeightLayout.of(networks[0])
+    start = torch.stack([layout.vectorize(network.state_dict()) for network in networks]).detach()
+    images, labels = random_images(SmallCNNConfig(**SMALL))
+    trained = []
+    for engine in (LoopEngine(), VmapEngine(models_per_chunk=2)):
+        population = Population.start(networks[0], Recipe(optimizer, batch_size=BATCH_SIZE), start)
+        for epoch in (1, 2):
+            engine.train_epoch(population, images, labels, image_order(SEEDS[:3], epoch, len(labels)))
+        trained.append(population.weights)
+        if normalisation is None:  # batch statistics depend on how evaluation is batched
+            result = engine.evaluate(networks[0], trained[0], images, labels, predictions=True)
+            torch.testing.assert_close(result.accuracy, (result.predictions == labels).float().mean(1))
+    distance = (trained[0] - start).norm(dim=1)
+    assert distance.min() > 1e-3
+    error = (trained[0] - trained[1]).norm(dim=1) / distance
+    assert error.max() < (1e-4 if optimizer == "sgd" else 3e-2)
+    assert choose_engine("auto", networks[0]).name == "vmap"
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (nn.BatchNorm2d(4), "module 'norm' keeps running statistics; give it track_running_stats=False"),
+        (nn.Dropout(0.5), r"module 'norm' drops activations with p=0\.5; set it to 0"),
+    ],
+)
+def test_modules_with_memory_or_randomness_are_refused(part, message):
+    network = OtherNetwork(part)
+    images, labels = random_images(SmallCNNConfig(**SMALL))
+    weights = WeightLayout.of(network).vectorize(network.state_dict())[None].detach()
+    for engine in ENGINES[:2]:
+        with pytest.raises(UserError, match=message):
+            engine.evaluate(network, weights, images, labels)
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():

@@ -5,8 +5,8 @@ import logging
 import torch
 
 from ..errors import UserError
-from ..networks import SmallCNNConfig
 from .loop import LoopEngine
+from .modules import Network
 from .native import NativeEngine, NativeUnavailable
 from .population import Engine
 from .vmap import VmapEngine
@@ -17,12 +17,12 @@ ENGINES = ("auto", "native", "vmap", "loop")
 logger = logging.getLogger(__name__)
 
 
-def choose_engine(name: str, network: SmallCNNConfig) -> Engine:
+def choose_engine(name: str, network: Network) -> Engine:
     """The engine of this name; `auto` is the fastest that can train the network on this machine.
 
     Args:
         name (`str`): `auto` (vmap on a GPU where there is one, else native, else vmap), `native`, `vmap` or `loop`.
-        network ([`SmallCNNConfig`]): the networks to train.
+        network ([`SmallCNNConfig`] or `nn.Module`): the networks to train.
 
     Raises:
         UserError: if the name is unknown, or `native` was asked for and is not to be had.

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from ..networks import SmallCNNConfig, SmallCNNForImageClassification
 from ..weights import WeightLayout
 from .dropout import dropout_factors
+from .modules import Network, hidden_units, logits_of, new_module
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
 
 
@@ -29,14 +29,14 @@ class LoopEngine:
 
     @torch.no_grad()
     def evaluate(
-        self, network: SmallCNNConfig, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
+        self, network: Network, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
-        model = SmallCNNForImageClassification(network).eval()
+        model = new_module(network).eval()
         layout = WeightLayout.of(model)
         losses, accuracies, classes = [], [], []
         for vector in weights:
-            model.load_state_dict(layout.unvectorize(vector))
-            logits = torch.cat([model(batch).logits for batch in images.split(EVALUATION_BATCH)])
+            model.load_state_dict(layout.unvectorize(vector), strict=False)  # buffers are the module's own
+            logits = torch.cat([logits_of(model, batch) for batch in images.split(EVALUATION_BATCH)])
             losses.append(nn.functional.cross_entropy(logits, labels))
             classes.append(logits.argmax(1))
             accuracies.append((classes[-1] == labels).float().mean())
@@ -48,24 +48,26 @@ class LoopEngine:
 def _train_one(population: Population, index: int, images: Tensor, labels: Tensor, order: Tensor):
     """Train model `index` for an epoch and write its weights and optimiser state back into the population."""
     recipe = population.recipe
-    model = SmallCNNForImageClassification(population.network).train()
+    model = new_module(population.network)
     layout = WeightLayout.of(model)
-    model.load_state_dict(layout.unvectorize(population.weights[index]))
+    model.load_state_dict(layout.unvectorize(population.weights[index]), strict=False)
     optimizer = _restore_optimizer(population, index, model, layout)
 
     total_loss, total_correct = 0.0, 0
-    dropout, units = population.dropout(), sum(population.network.hidden_units)
+    dropout = population.dropout()
     for position in torch.arange(len(order)).split(recipe.batch_size):
         batch, factors = order[position], None
         if dropout is not None:
             keys, rates = dropout
+            units = hidden_units(population.network)
             factors = dropout_factors(keys[index, None], rates[index, None], position, units)[0]
-        output = model(images[batch], labels=labels[batch], dropout_factors=factors)
+        logits = logits_of(model, images[batch], factors)
+        loss = nn.functional.cross_entropy(logits, labels[batch])
         optimizer.zero_grad()
-        output.loss.backward()
+        loss.backward()
         optimizer.step()
-        total_loss += output.loss.item() * len(batch)
-        total_correct += (output.logits.argmax(1) == labels[batch]).sum().item()
+        total_loss += loss.item() * len(batch)
+        total_correct += int((logits.argmax(1) == labels[batch]).sum())
 
     states = {name: optimizer.state[p] for name, p in model.named_parameters()}
     population.weights[index] = layout.vectorize(model.state_dict())

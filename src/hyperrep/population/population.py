@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..networks import SmallCNNConfig
+from .modules import Network
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -48,7 +49,8 @@ class Population:
     """Networks of one architecture in training, one row a network.
 
     Attributes:
-        network ([`SmallCNNConfig`]): their common architecture.
+        network ([`SmallCNNConfig`] or `nn.Module`): their common architecture; the engines but the native one take any
+            module that maps images to logits without dropout or running statistics.
         recipe ([`Recipe`]): their common recipe.
         weights (`Tensor`): (models, num_params), float32.
         first_moment (`Tensor`): (models, num_params), Adam's running mean of gradients, or SGD's momentum buffer.
@@ -60,7 +62,7 @@ class Population:
             [`~hyperrep.population.dropout.dropout_keys`]; needed where there is dropout.
     """
 
-    network: SmallCNNConfig
+    network: Network
     recipe: Recipe
     weights: Tensor
     first_moment: Tensor
@@ -72,7 +74,7 @@ class Population:
     dropout_keys: Tensor | None = None
 
     @classmethod
-    def start(cls, network: SmallCNNConfig, recipe: Recipe, weights: Tensor) -> "Population":
+    def start(cls, network: Network, recipe: Recipe, weights: Tensor) -> "Population":
         """A population before its first step, with a fresh optimiser; `weights` (models, num_params) is copied."""
         weights = weights.detach().to(torch.float32).clone().contiguous()
         return cls(network, recipe, weights, torch.zeros_like(weights), torch.zeros_like(weights))
@@ -84,8 +86,8 @@ class Population:
         """`learning_rate`, `weight_decay` or `dropout` of each model, (models,), float32."""
         values = getattr(self, f"{name}s")
         if values is None:
-            common = self.network.dropout if name == "dropout" else getattr(self.recipe, name)
-            values = torch.full((len(self),), common)
+            own = self.network.dropout if isinstance(self.network, SmallCNNConfig) else 0.0
+            values = torch.full((len(self),), own if name == "dropout" else getattr(self.recipe, name))
         return values.to(device=self.weights.device, dtype=torch.float32)
 
     def dropout(self) -> tuple[Tensor, Tensor] | None:
@@ -143,7 +145,7 @@ class Engine(Protocol):
         ...
 
     def evaluate(
-        self, network: SmallCNNConfig, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
+        self, network: Network, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
         """Evaluate weight vectors (models, num_params) on images; with `predictions`, return each image's class."""
         ...

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from ..networks import SmallCNNConfig, SmallCNNForImageClassification
+from ..networks import SmallCNNConfig
 from ..weights import WeightLayout
 from .dropout import dropout_factors
+from .modules import Network, hidden_units, new_module
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
 
 
@@ -39,7 +40,7 @@ class VmapEngine:
     def _train_chunk(
         self, population: Population, chunk: Tensor, images: Tensor, labels: Tensor, order: Tensor
     ) -> Evaluation:
-        logits_of = stacked_logits(population.network)
+        logits_of_all = stacked_logits(population.network, device=self.device)
         weights, first, second = (
             getattr(population, name)[chunk].to(self.device) for name in ("weights", "first_moment", "second_moment")
         )
@@ -47,7 +48,7 @@ class VmapEngine:
         update = _Optimizer(population, chunk, self.device)
         total_loss = torch.zeros(len(chunk), device=self.device)
         total_correct = torch.zeros(len(chunk), device=self.device)
-        dropout, units = population.dropout(), sum(population.network.hidden_units)
+        dropout = population.dropout()
         positions = torch.arange(order.shape[1], device=self.device).split(population.recipe.batch_size)
         for step, position in enumerate(positions, start=population.steps + 1):
             batch = order[:, position]
@@ -56,8 +57,8 @@ class VmapEngine:
             factors = None
             if dropout is not None:
                 keys, rates = (values[chunk].to(self.device) for values in dropout)
-                factors = dropout_factors(keys, rates, position, units)
-            logits = logits_of(weights, images[batch], factors)  # (models, batch, classes)
+                factors = dropout_factors(keys, rates, position, hidden_units(population.network))
+            logits = logits_of_all(weights, images[batch], factors)  # (models, batch, classes)
             losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
             # one model's weights do not touch another's loss, so the gradient of the sum is each model's own
             (gradient,) = torch.autograd.grad(losses.sum(), weights)
@@ -72,13 +73,13 @@ class VmapEngine:
 
     @torch.no_grad()
     def evaluate(
-        self, network: SmallCNNConfig, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
+        self, network: Network, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
-        logits_of = stacked_logits(network, shared_images=True)
+        logits_of_all = stacked_logits(network, shared_images=True, device=self.device)
         images, labels = images.to(self.device), labels.to(self.device)
         losses, accuracies, classes = [], [], []
         for chunk in weights.to(self.device).split(self.models_per_chunk):
-            logits = torch.cat([logits_of(chunk, batch) for batch in images.split(EVALUATION_IMAGES)], dim=1)
+            logits = torch.cat([logits_of_all(chunk, batch) for batch in images.split(EVALUATION_IMAGES)], dim=1)
             targets = labels.expand(len(chunk), -1)
             losses.append(nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1))
             classes.append(logits.argmax(-1))
@@ -90,15 +91,20 @@ class VmapEngine:
         )
 
 
-def stacked_logits(network: SmallCNNConfig, shared_images: bool = False):
+def stacked_logits(network: Network, shared_images: bool = False, device: torch.device | None = None):
     """Function of weights (models, num_params), images ([models,] batch, ...) and, optionally, factors of dropout
     (models, batch, hidden units): logits (models, batch, classes)."""
-    with torch.device("meta"):
-        model = SmallCNNForImageClassification(network).eval()  # dropout comes as factors
+    if isinstance(network, SmallCNNConfig):
+        with torch.device("meta"):
+            model = new_module(network).eval()  # its dropout comes as factors
+    else:
+        model = new_module(network).to(device)  # its buffers are needed
     layout = WeightLayout.of(model)
 
     def logits(vector: Tensor, batch: Tensor, factors: Tensor | None) -> Tensor:
-        return functional_call(model, layout.unvectorize(vector), (batch,), {"dropout_factors": factors}).logits
+        keywords = {} if factors is None else {"dropout_factors": factors}
+        output = functional_call(model, layout.unvectorize(vector), (batch,), keywords)
+        return output if isinstance(output, Tensor) else output.logits
 
     def stacked(weights: Tensor, images: Tensor, factors: Tensor | None = None) -> Tensor:
         in_dims = (0, None if shared_images else 0, None if factors is None else 0)

@@ -16,6 +16,7 @@ from ...errors import UserError
 from ...networks import SmallCNNConfig
 from ...networks.skips import skips_of
 from ..dropout import dropout_thresholds
+from ..modules import Network
 from ..population import OPTIMIZERS, Evaluation, Population
 from .compile import NativeUnavailable, load_library
 
@@ -49,12 +50,14 @@ class NativeEngine:
         self.models_at_once = self.lanes * max(2, self.threads)
 
     @classmethod
-    def for_network(cls, network: SmallCNNConfig) -> "NativeEngine":
+    def for_network(cls, network: Network) -> "NativeEngine":
         """An engine for networks of this architecture.
 
         Raises:
             NativeUnavailable: if the kernels cannot be compiled here, or do not cover the architecture.
         """
+        if not isinstance(network, SmallCNNConfig):
+            raise NativeUnavailable(f"it trains small CNNs, not a {type(network).__name__}")
         if network.hidden_act not in ACTIVATION_CODES:
             raise NativeUnavailable(f"activation {network.hidden_act!r} is not one of {', '.join(ACTIVATION_CODES)}")
         windows = [*network.pool_sizes, *(skip.window for skip in skips_of(network))]
@@ -65,9 +68,9 @@ class NativeEngine:
         return cls()
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
-        recipe, (models, count) = population.recipe, order.shape
-        description, pixels = _describe(population.network), _pixels(population.network, images)
-        classes, sequence = _classes(population.network, labels), _array(order, np.int64)
+        recipe, (models, count), network = population.recipe, order.shape, _small_cnn(population.network)
+        description, pixels = _describe(network), _pixels(network, images)
+        classes, sequence = _classes(network, labels), _array(order, np.int64)
         if count and not (sequence.min() >= 0 and sequence.max() < len(pixels)):
             raise UserError(
                 f"order runs from {sequence.min()} to {sequence.max()}, but there are {len(pixels)} images."
@@ -76,7 +79,7 @@ class NativeEngine:
         dropout = _dropout(population)
         tensors = (population.weights, population.first_moment, population.second_moment)
         # copies, so that Ctrl-C leaves the population as it was
-        states = [self._vectors(population.network, tensor).copy() for tensor in tensors]
+        states = [self._vectors(network, tensor).copy() for tensor in tensors]
         loss, correct = np.zeros(models), np.zeros(models, np.int64)
 
         def train(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
@@ -97,8 +100,9 @@ class NativeEngine:
         return Evaluation(torch.from_numpy(loss / count).float(), torch.from_numpy(correct / count).float())
 
     def evaluate(
-        self, network: SmallCNNConfig, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
+        self, network: Network, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
+        network = _small_cnn(network)
         description, pixels, source = _describe(network), _pixels(network, images), self._vectors(network, weights)
         classes, count = _classes(network, labels), len(images)
         loss, correct = np.zeros(len(source)), np.zeros(len(source), np.int64)
@@ -197,6 +201,12 @@ class NativeEngine:
                     thread.result()
             finally:
                 stop[0] = 1
+
+
+def _small_cnn(network: Network) -> SmallCNNConfig:
+    if not isinstance(network, SmallCNNConfig):
+        raise UserError(f"the native engine trains small CNNs, not a {type(network).__name__}; take vmap.")
+    return network
 
 
 def _cores() -> int:
