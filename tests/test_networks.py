@@ -42,6 +42,70 @@ def test_the_forward_pass_is_convolution_pool_activation(channels):
     torch.testing.assert_close(output.loss, nn.functional.cross_entropy(reference(images), labels))
 
 
+def test_conv_skips_are_those_of_the_2022_code():
+    """ResCNN: a max-pool and a 1x1 convolution around each block, added after the activation."""
+    skips = [[0, 1, "conv"], [1, 2, "conv"], [2, 3, "conv"]]
+    model = SmallCNNForImageClassification(SmallCNNConfig(skips=skips, initializer="kaiming_uniform")).eval()
+    assert model.num_parameters() == 2562  # 16 + 54 + 28 more
+    main = [
+        nn.Sequential(model.convs[0], nn.MaxPool2d(2), nn.Tanh()),
+        nn.Sequential(model.convs[1], nn.MaxPool2d(2), nn.Tanh()),
+        nn.Sequential(model.convs[2], nn.Tanh()),
+    ]
+    pools = [nn.MaxPool2d(5, 2), nn.MaxPool2d(5, 2), nn.MaxPool2d(2, 1)]
+    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    hidden = images
+    for i in range(3):
+        hidden = main[i](hidden) + model.skips[str(i)](pools[i](hidden))
+    hidden = torch.tanh(model.linears[0](hidden.flatten(1)))
+    torch.testing.assert_close(model(images).logits, model.linears[1](hidden))
+
+
+def test_an_identity_skip_is_that_of_the_2022_code():
+    """CNN_more_layers_residual: the second map, cropped by a pixel and every other position, joins the fourth."""
+    config = SmallCNNConfig(
+        conv_channels=[8, 4, 6, 4],
+        conv_kernel_sizes=[5, 5, 4, 3],
+        pool_sizes=[2, 1, 1, 1],
+        hidden_sizes=[18],
+        skips=[[2, 4, "identity"]],
+        initializer="kaiming_uniform",
+    )
+    model = SmallCNNForImageClassification(config).eval()
+    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    second = torch.tanh(model.convs[1](torch.tanh(nn.functional.max_pool2d(model.convs[0](images), 2))))
+    fourth = torch.tanh(model.convs[3](torch.tanh(model.convs[2](second))))
+    joined = fourth + second[:, :, 1:-1, 1:-1][:, :, ::2, ::2]
+    expected = model.linears[1](torch.tanh(model.linears[0](joined.flatten(1))))
+    torch.testing.assert_close(model(images).logits, expected)
+
+
+def test_the_weight_vector_of_a_network_with_skips_begins_with_that_of_the_network_without():
+    plain, skipped = SmallCNNConfig(), SmallCNNConfig(skips=[[0, 1, "conv"]])
+    weights = initial_weights(skipped, [3])
+    assert torch.equal(weights[:, :2464], initial_weights(plain, [3]))
+    kernel = weights[0, 2464:2472]
+    assert kernel.min() < 0  # Kaiming, although the others start from U(0, 1)
+    state = SmallCNNForImageClassification(skipped).state_dict()
+    assert state["skips.0.weight"].min() < 0 < state["convs.0.weight"].min()
+
+
+def test_dropout_acts_in_training_only_and_can_be_given():
+    torch.manual_seed(0)
+    model = SmallCNNForImageClassification(SmallCNNConfig(dropout=0.5, initializer="kaiming_uniform"))
+    plain = SmallCNNForImageClassification(SmallCNNConfig()).eval()
+    plain.load_state_dict(model.state_dict())
+    images = torch.randn(3, 1, 28, 28)
+    expected = plain(images).logits
+    assert not torch.allclose(model.train()(images).logits, expected)
+    torch.testing.assert_close(model.eval()(images).logits, expected)
+    units = sum(model.config.hidden_units)
+    assert units == 8 * 144 + 6 * 16 + 4 * 9 + 20
+    torch.testing.assert_close(model(images, dropout_factors=torch.ones(3, units)).logits, expected)
+    nothing = model(images, dropout_factors=torch.zeros(3, units)).logits
+    torch.testing.assert_close(nothing, model.linears[-1].bias.expand(3, -1))
+
+
 def test_without_convolutions_it_is_an_mlp():
     config = SmallCNNConfig(image_size=4, conv_channels=[], conv_kernel_sizes=[], pool_sizes=[], hidden_sizes=[7, 5])
     model = SmallCNNForImageClassification(config)
@@ -57,6 +121,12 @@ def test_without_convolutions_it_is_an_mlp():
         ({"hidden_act": "swish"}, "'swish' is unknown; choose from tanh"),
         ({"initializer": "zeros"}, "'zeros' is unknown; choose from uniform"),
         ({"hidden_sizes": [0]}, "must be positive"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"skips": [[0, 4, "conv"]]}, r"skip \[0, 4, 'conv'\] is not \[from, to, kind\] with 0 <= from < to <= 3"),
+        ({"skips": [[1, 1, "identity"]]}, "is not"),
+        ({"skips": [[0, 1, "dense"]]}, "is not"),
+        ({"skips": [[0, 2, "conv"]]}, "a conv skip goes around one block"),
+        ({"skips": [[1, 2, "identity"]]}, "equally many channels, not 8 and 6"),
     ],
 )
 def test_an_impossible_architecture_is_refused(arguments, message):

@@ -275,7 +275,7 @@ LIMIT = 300  # seconds, after which something hangs
 
 def start_build(output: Path, count: int) -> Processes:
     command = [sys.executable, str(SCRIPT), *SETTINGS.split(), "--output", str(output)]
-    if (output / ".build").exists():
+    if output.exists():  # with a build in it, a complete zoo, or nothing yet
         command.append("--resume")
     home = output.parents[1] / "home"
     source = str(Path(zoo_build.__file__).parents[2])

@@ -81,6 +81,11 @@ def train(
     if config.mixed_precision == "bf16" and not is_bf16_available():
         raise UserError("mixed_precision bf16 is not supported by this device; set mixed_precision no.")
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
+    if zoo.config.network.get("skips") and (config.permute or config.align):
+        raise UserError(
+            "the zoo's networks have skips, which tie units that permutations would tear apart; set permute and align "
+            "to false."
+        )
     data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold, config.align)
     try:
         accelerator = Accelerator(

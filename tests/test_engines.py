@@ -1,0 +1,388 @@
+"""Every engine trains the same networks, and the fastest that can is chosen."""
+
+import itertools
+import logging
+import math
+
+import pytest
+import torch
+from populations import (
+    BATCH_SIZE,
+    ENGINES,
+    EPOCHS,
+    LEARNING_RATES,
+    NUM_IMAGES,
+    SEEDS,
+    SMALL,
+    WEIGHT_DECAYS,
+    every_engine,
+    have_compiler,
+    random_images,
+    train,
+)
+from torch import Tensor, nn
+
+from hyperrep.errors import UserError
+from hyperrep.networks import SmallCNNConfig, initial_weights
+from hyperrep.population import (
+    Population,
+    Recipe,
+    choose_engine,
+    image_order,
+)
+from hyperrep.population.dropout import dropout_factors, dropout_keys
+from hyperrep.population.loop import LoopEngine
+from hyperrep.population.native import NativeEngine
+from hyperrep.population.native import compile as native_compile
+from hyperrep.population.vmap import VmapEngine
+from hyperrep.weights import WeightLayout
+
+
+# ------------------------------------------------------------------------------------------------ engines agree
+
+
+def assert_engines_agree(network: SmallCNNConfig, recipe: Recipe) -> None:
+    """Train with every engine, and compare with the loop.
+
+    All engines do the same float32 arithmetic in another order, so they drift apart by rounding: over 15 steps by
+    1e-6 of the way a network went, in nearly all cases. But Adam divides a gradient by its own running size, however
+    small: a first gradient of 1e-8 that is all rounding moves its weight by a whole learning rate in an arbitrary
+    direction, and the rest of that network follows. That happens to one network in thirty or so, 8e-3 was the worst
+    seen. So the median over networks is held tight, and the worst network only to 3e-2; SGD is held tight throughout.
+    A wrong formula, such as a lost bias correction or decay, moves every network by a per cent or more.
+    """
+    images, labels = random_images(network)
+    expected, expected_results = train(LoopEngine(), network, recipe)
+    distance = (expected.weights - initial_weights(network, SEEDS)).norm(dim=1)
+    assert distance.min() > 1e-3  # all of them did train
+    for engine in ENGINES[1:]:
+        population, results = train(engine, network, recipe)
+        assert population.steps == expected.steps == EPOCHS * math.ceil(NUM_IMAGES / BATCH_SIZE)
+        error = (population.weights - expected.weights).norm(dim=1) / distance
+        assert error.median() < 5e-5, engine.name
+        assert error.max() < (1e-4 if recipe.optimizer == "sgd" else 3e-2), engine.name
+        for moment in ("first_moment", "second_moment"):
+            torch.testing.assert_close(getattr(population, moment), getattr(expected, moment), rtol=1e-3, atol=5e-4)
+        for result, expected_result in zip(results, expected_results, strict=True):
+            torch.testing.assert_close(result.loss, expected_result.loss, rtol=1e-4, atol=1e-4)
+            # one image on the decision border may fall to either side
+            assert (result.accuracy - expected_result.accuracy).abs().max() < 1.5 / NUM_IMAGES
+
+        # evaluation of one and the same weights
+        evaluation = engine.evaluate(network, expected.weights, images, labels, predictions=True)
+        expected_evaluation = LoopEngine().evaluate(network, expected.weights, images, labels, predictions=True)
+        torch.testing.assert_close(evaluation.loss, expected_evaluation.loss, rtol=1e-5, atol=1e-5)
+        assert evaluation.predictions.dtype == torch.uint8
+        assert evaluation.predictions.shape == (len(SEEDS), NUM_IMAGES)
+        assert (evaluation.predictions != expected_evaluation.predictions).sum() <= 1
+        accuracy = (evaluation.predictions == labels).float().mean(1)
+        torch.testing.assert_close(evaluation.accuracy, accuracy)
+
+
+@pytest.mark.parametrize(
+    ("activation", "optimizer"),
+    itertools.product(["tanh", "relu", "gelu", "sigmoid"], ["adam", "adamw", "sgd"]),
+)
+def test_engines_agree_for_every_activation_and_optimizer(activation, optimizer):
+    assert_engines_agree(SmallCNNConfig(**SMALL, hidden_act=activation), Recipe(optimizer, batch_size=BATCH_SIZE))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param({}, id="poster, U(0, 1)"),
+        pytest.param({"num_channels": 3, "initializer": "kaiming_uniform"}, id="poster, colour"),
+        pytest.param(
+            {
+                "image_size": 5,
+                "conv_channels": [],
+                "conv_kernel_sizes": [],
+                "pool_sizes": [],
+                "hidden_sizes": [9, 7],
+                "initializer": "xavier_normal",
+            },
+            id="mlp",
+        ),
+        pytest.param(
+            {
+                "image_size": 17,
+                "conv_channels": [5, 3],
+                "conv_kernel_sizes": [4, 1],
+                "pool_sizes": [3, 2],  # 14 x 14 leaves two rows that no window covers
+                "hidden_sizes": [],
+                "initializer": "xavier_uniform",
+            },
+            id="pools of 3, no hidden layer",
+        ),
+        pytest.param(
+            {
+                "image_size": 16,
+                "num_channels": 2,
+                "conv_channels": [7, 2],
+                "conv_kernel_sizes": [7, 6],
+                "pool_sizes": [1, 1],
+                "hidden_sizes": [3],
+                "num_labels": 2,
+                "initializer": "kaiming_normal",
+            },
+            id="large kernels",
+        ),
+        pytest.param(
+            {
+                "image_size": 9,
+                "conv_channels": [4, 3, 2],
+                "conv_kernel_sizes": [2, 3, 3],
+                "pool_sizes": [1, 1, 4],
+                "hidden_sizes": [5, 4, 3],
+                "initializer": "kaiming_uniform",
+            },
+            id="deep",
+        ),
+        pytest.param({"skips": [[0, 1, "conv"], [1, 2, "conv"], [2, 3, "conv"]]}, id="conv skips"),
+        pytest.param(
+            {
+                "image_size": 12,
+                "conv_channels": [3, 4, 3],
+                "conv_kernel_sizes": [3, 2, 2],
+                "pool_sizes": [2, 1, 1],
+                "initializer": "kaiming_uniform",
+                "skips": [[1, 3, "identity"]],
+                "dropout": 0.4,
+            },
+            id="identity skip, dropout",
+        ),
+    ],
+)
+def test_engines_agree_for_every_architecture(network):
+    for optimizer in ("adam", "adamw"):
+        assert_engines_agree(SmallCNNConfig(**network), Recipe(optimizer, batch_size=BATCH_SIZE))
+
+
+class OtherNetwork(nn.Module):
+    """Nothing the small CNNs know: padding, strides, normalisation, a residual, a constant buffer."""
+
+    def __init__(self, normalisation: nn.Module | None = None):
+        super().__init__()
+        # a bias before normalisation has no gradient but rounding, which Adam would magnify
+        self.stem = nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False)
+        self.norm = normalisation or nn.GroupNorm(2, 4)
+        self.block = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 4)
+        self.register_buffer("scale", torch.tensor(0.5))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        hidden = torch.relu(self.norm(self.stem(pixels)))
+        hidden = hidden + self.scale * torch.relu(self.block(hidden))
+        return self.head(hidden.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "normalisation", [None, nn.BatchNorm2d(4, track_running_stats=False)], ids=["group norm", "batch statistics"]
+)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_any_module_can_be_a_population(optimizer, normalisation):
+    """The stacked engine trains it as the loop does, each network with statistics of its own."""
+    torch.manual_seed(0)
+    networks = [OtherNetwork(normalisation) for _ in range(3)]
+    layout = WeightLayout.of(networks[0])
+    start = torch.stack([layout.vectorize(network.state_dict()) for network in networks]).detach()
+    images, labels = random_images(SmallCNNConfig(**SMALL))
+    trained = []
+    for engine in (LoopEngine(), VmapEngine(models_per_chunk=2)):
+        population = Population.start(networks[0], Recipe(optimizer, batch_size=BATCH_SIZE), start)
+        for epoch in (1, 2):
+            engine.train_epoch(population, images, labels, image_order(SEEDS[:3], epoch, len(labels)))
+        trained.append(population.weights)
+        if normalisation is None:  # batch statistics depend on how evaluation is batched
+            result = engine.evaluate(networks[0], trained[0], images, labels, predictions=True)
+            torch.testing.assert_close(result.accuracy, (result.predictions == labels).float().mean(1))
+    distance = (trained[0] - start).norm(dim=1)
+    assert distance.min() > 1e-3
+    error = (trained[0] - trained[1]).norm(dim=1) / distance
+    assert error.max() < (1e-4 if optimizer == "sgd" else 3e-2)
+    assert choose_engine("auto", networks[0]).name == "vmap"
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (nn.BatchNorm2d(4), "module 'norm' keeps running statistics; give it track_running_stats=False"),
+        (nn.Dropout(0.5), r"module 'norm' drops activations with p=0\.5; set it to 0"),
+    ],
+)
+def test_modules_with_memory_or_randomness_are_refused(part, message):
+    network = OtherNetwork(part)
+    images, labels = random_images(SmallCNNConfig(**SMALL))
+    weights = WeightLayout.of(network).vectorize(network.state_dict())[None].detach()
+    for engine in ENGINES[:2]:
+        with pytest.raises(UserError, match=message):
+            engine.evaluate(network, weights, images, labels)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    keys, rates = dropout_keys([1, 2, 3], 1), torch.tensor([0.0, 0.2, 0.5])
+    factors = dropout_factors(keys, rates, torch.arange(200), units=300)
+    dropped = (factors == 0).float()
+    torch.testing.assert_close(dropped.mean(dim=(1, 2)), rates, atol=0.01, rtol=0)
+    torch.testing.assert_close(factors.mean(dim=(1, 2)), torch.ones(3), atol=0.02, rtol=0)
+    # no unit and no image is dropped more often than chance, and neighbours are independent
+    for share in (dropped[2].mean(0), dropped[2].mean(1)):
+        assert (share - 0.5).abs().max() < 0.2
+    assert torch.corrcoef(dropped[2])[0, 1:].abs().max() < 0.3
+    assert torch.corrcoef(dropped[2].T)[0, 1:].abs().max() < 0.35
+
+
+def test_dropout_depends_on_seed_epoch_image_and_unit_alone():
+    rates = torch.tensor([0.5])
+    whole = dropout_factors(dropout_keys([7], 2), rates, torch.arange(20), units=30)
+    part = dropout_factors(dropout_keys([7], 2), rates, torch.arange(8, 12), units=30)
+    assert torch.equal(whole[:, 8:12], part)
+    for seed, epoch in [(7, 3), (8, 2), (2, 7)]:
+        other = dropout_factors(dropout_keys([seed], epoch), rates, torch.arange(20), units=30)
+        assert 0.3 < (other != whole).float().mean() < 0.7
+
+
+@every_engine
+def test_models_may_differ_in_dropout(engine):
+    """Each as in a population of its own rate; and a rate of zero is no dropout at all."""
+    network, recipe = SmallCNNConfig(**SMALL), Recipe("adam", batch_size=BATCH_SIZE)
+    images, labels = random_images(network)
+    rates = [0.0, 0.2, 0.5]
+
+    def trained(dropouts: list[float], seeds: list[int]) -> Tensor:
+        population = Population.start(network, recipe, initial_weights(network, seeds))
+        population.dropouts = torch.tensor(dropouts)
+        population.dropout_keys = dropout_keys(seeds, 1)
+        engine.train_epoch(population, images, labels, image_order(seeds, 1, len(labels)))
+        return population.weights
+
+    together = trained(rates, SEEDS[:3])
+    for i, rate in enumerate(rates):
+        torch.testing.assert_close(together[i : i + 1], trained([rate], SEEDS[i : i + 1]), rtol=0, atol=5e-5)
+    plain = Population.start(network, recipe, initial_weights(network, SEEDS[:1]))
+    engine.train_epoch(plain, images, labels, image_order(SEEDS[:1], 1, len(labels)))
+    torch.testing.assert_close(together[:1], plain.weights, rtol=0, atol=5e-5)
+
+
+@every_engine
+def test_dropout_needs_keys(engine):
+    network = SmallCNNConfig(**SMALL, dropout=0.5)
+    images, labels = random_images(network)
+    population = Population.start(network, Recipe(), initial_weights(network, [1]))
+    with pytest.raises(UserError, match="set dropout_keys before every epoch"):
+        engine.train_epoch(population, images, labels, image_order([1], 1, len(labels)))
+
+
+@every_engine
+def test_a_batch_may_be_larger_than_the_epoch_or_one_image(engine):
+    network = SmallCNNConfig(**SMALL)
+    for batch_size, steps in [(100, 1), (1, NUM_IMAGES)]:
+        recipe = Recipe("adam", batch_size=batch_size)
+        population, _ = train(engine, network, recipe, epochs=1)
+        expected, _ = train(LoopEngine(), network, recipe, epochs=1)
+        assert population.steps == steps
+        torch.testing.assert_close(population.weights, expected.weights, rtol=0, atol=5e-5)
+
+
+@every_engine
+def test_training_goes_on_from_a_stored_state(engine):
+    """Weights, both moments and the step count are the whole state."""
+    network, recipe = SmallCNNConfig(**SMALL), Recipe("adam", batch_size=BATCH_SIZE)
+    images, labels = random_images(network)
+    straight, _ = train(engine, network, recipe, epochs=3)
+    first, _ = train(engine, network, recipe, epochs=2)
+    state = (first.weights.clone(), first.first_moment.clone(), first.second_moment.clone(), first.steps)
+    resumed = Population(network, recipe, *state, LEARNING_RATES, WEIGHT_DECAYS)
+    engine.train_epoch(resumed, images, labels, image_order(SEEDS, 3, len(labels)))
+    assert torch.equal(resumed.weights, straight.weights)
+    assert torch.equal(resumed.second_moment, straight.second_moment)
+
+
+@every_engine
+def test_a_model_is_trained_the_same_with_other_companions(engine):
+    network, recipe = SmallCNNConfig(**SMALL), Recipe("adam", batch_size=BATCH_SIZE)
+    together, _ = train(engine, network, recipe)
+    alone, _ = train(engine, network, recipe, seeds=SEEDS[:1])
+    # stacked matrix products may sum in another order; the loop and the native engine do not even do that
+    tolerance = 5e-5 if engine.name == "vmap" else 0
+    assert (together.weights[:1] - alone.weights).abs().max() <= tolerance
+
+
+def test_a_population_starts_from_a_copy_with_a_fresh_optimiser():
+    weights = torch.ones(2, 3, dtype=torch.float64)
+    population = Population.start(SmallCNNConfig(), Recipe(learning_rate=0.5), weights)
+    population.weights += 1
+    assert (weights == 1).all()
+    assert population.weights.dtype == torch.float32
+    assert population.steps == 0
+    assert not population.first_moment.any()
+    assert not population.second_moment.any()
+    assert population.per_model("learning_rate").tolist() == [0.5, 0.5]
+    population.weight_decays = torch.tensor([0.1, 0.2])
+    assert population.per_model("weight_decay").tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_recipes_are_checked():
+    with pytest.raises(UserError, match="'rmsprop' is unknown; choose from adam, adamw, sgd"):
+        Recipe("rmsprop")
+    with pytest.raises(UserError, match="batch_size is 0"):
+        Recipe(batch_size=0)
+
+
+# ---------------------------------------------------------------------------------------------- choice of engine
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(native_compile, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    native_compile.load_library.cache_clear()
+    yield
+    native_compile.load_library.cache_clear()
+
+
+def test_without_a_compiler_auto_falls_back_to_vmap_and_says_so(no_compiler, caplog):
+    with caplog.at_level(logging.WARNING):
+        engine = choose_engine("auto", SmallCNNConfig())
+    assert type(engine) is VmapEngine
+    assert "falling back to the vmap engine" in caplog.text
+    assert "no C++ compiler was found" in caplog.text
+
+
+def test_without_a_compiler_native_by_name_is_an_error(no_compiler):
+    with pytest.raises(UserError, match=r"native engine cannot be used: no C\+\+ compiler was found"):
+        choose_engine("native", SmallCNNConfig())
+
+
+def test_a_compiler_that_fails_is_no_compiler(no_compiler, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("CXX", "false")  # finds the program, which then refuses every source
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert type(choose_engine("auto", SmallCNNConfig())) is VmapEngine
+    assert "failed on engine.cpp" in caplog.text
+    assert list(tmp_path.rglob("*.so")) == []
+
+
+@pytest.mark.parametrize("network", [{"num_labels": 300}, {"image_size": 120, "pool_sizes": [17, 1, 1]}])
+def test_a_network_the_kernels_do_not_cover_goes_to_vmap(network, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = SmallCNNConfig(**network)
+    with caplog.at_level(logging.WARNING):
+        assert type(choose_engine("auto", config)) is VmapEngine
+    assert "are not covered" in caplog.text
+    with pytest.raises(UserError, match="are not covered"):
+        choose_engine("native", config)
+
+
+def test_engines_by_name():
+    assert type(choose_engine("loop", SmallCNNConfig())) is LoopEngine
+    assert type(choose_engine("vmap", SmallCNNConfig())) is VmapEngine
+    with pytest.raises(UserError, match="'cuda' is unknown; choose from auto, native, vmap, loop"):
+        choose_engine("cuda", SmallCNNConfig())
+
+
+@pytest.mark.skipif(not have_compiler(), reason="no C++ compiler")
+def test_auto_is_native_where_there_is_a_compiler(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert type(choose_engine("auto", SmallCNNConfig())) is NativeEngine
