@@ -207,7 +207,15 @@ def test_the_card_reports_the_accuracy_of_all_models(folder, zoo):
     text = (folder / "README.md").read_text()
     for epoch in (0, 1, 2):
         accuracy = 100 * torch.cat([zoo[split].select([epoch]).metrics["test_accuracy"] for split in SPLITS])
-        assert f"| {epoch} | {accuracy.mean():.1f} ± {accuracy.std(correction=0):.1f} | 5 |  |" in text
+        held_out = 100 * zoo["test"].select([epoch]).metrics["test_accuracy"]
+        spread = f"{accuracy.mean():.1f} ± {accuracy.std(correction=0):.1f}"
+        assert f"| {epoch} | {spread} | 5 | {held_out.mean():.1f} ± 0.0 | 1 |" in text
+    results = [json.loads(line) for line in (folder / "results" / "accuracy.jsonl").read_text().splitlines()]
+    assert [(row["split"], row["epoch"], row["n"]) for row in results] == [
+        *(("all", epoch, 5) for epoch in (0, 1, 2)),
+        *(("test", epoch, 1) for epoch in (0, 1, 2)),
+    ]
+    assert results[2]["mean"] == pytest.approx(accuracy.mean().item() / 100, abs=1e-6)
     assert "A population of 5 networks" in text
     assert "2,464 parameters" in text
     assert "seeds | 1 to 5;" in text
@@ -225,6 +233,7 @@ def test_the_card_prints_the_published_accuracies_beside_ours(tmp_path):
     assert second.endswith("| 44.4 ± 5.5 |")
     assert "83.3" not in text  # epoch 25 was not trained
     assert "This zoo saw 40 of the 60,000 training images" in text
+    assert "An epoch is 4 steps here and was 5,000 there." in text
 
 
 # ------------------------------------------------------------------------------------------ what users get wrong

@@ -25,7 +25,7 @@ def train_representation(
     zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
     output: Annotated[Path, typer.Option(help="Folder of the representation.")],
     images: Annotated[
-        str | None, typer.Option(help="Images of the zoo, for the behavioural loss. Default: as the zoo names them.")
+        str | None, typer.Option(help="Images of the zoo, to run its networks on. Default: as the zoo names them.")
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,

@@ -1,5 +1,6 @@
 """The card of a zoo: README.md with metadata, statistics and a picture, made from the data alone."""
 
+import json
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ zoo["train"].weights             # (checkpoints, $num_params), float32
 
 ## Accuracy
 
-Mean ± std (ddof 0) in per cent, and the number of models$test_note.
+Test accuracy, mean ± std (ddof 0) over n models, in per cent$test_note.
 
 $accuracy_table
 
@@ -69,11 +70,11 @@ Code: Apache-2.0. Zoo: CC-BY-4.0; the images keep their own terms.
 
 
 def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"]) -> Path:
-    """Write `README.md` and `accuracy.png` into a zoo's folder; returns the card's path."""
+    """Write `README.md`, `accuracy.png` and `results/` into a zoo's folder; returns the card's path."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    statistics = accuracy_by_epoch(splits)
     published = {int(epoch): value for epoch, value in config.protocol["published_accuracy"].items()}
+    _write_results(folder / "results" / "accuracy.jsonl", splits, published)
     plot_accuracy(folder / "accuracy.png", config, splits, published)
 
     data = DatasetCardData(
@@ -98,7 +99,7 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
         num_epochs=len(config.epochs),
         num_rows=f"{sum(map(len, splits.values())):,}",
         repo=f"org/cnn-zoo-{config.protocol['name']}",
-        accuracy_table=_accuracy_table(statistics, published),
+        accuracy_table=_accuracy_table(splits, published),
         differ_in="seed" if not config.factors() else "seed and in how they were trained",
         published_note="Published values: rows B_T of Schürholt et al., NeurIPS 2022. " if published else "",
         test_note=_test_note(config),
@@ -166,14 +167,29 @@ def accuracy_by_epoch(splits: dict[str, "ZooSplit"]) -> dict[int, tuple[float, f
     return statistics
 
 
-def _accuracy_table(statistics: dict[int, tuple[float, float, int]], published: dict[int, Any]) -> str:
-    rows = ["| epoch | test accuracy | models | published |", "|---|---|---|---|"]
-    last = max(statistics)
-    for epoch, (mean, std, count) in statistics.items():
-        if epoch in {0, 1, 5, 10, 25, 50, last} or epoch in published:
+def _accuracy_table(splits: dict[str, "ZooSplit"], published: dict[int, Any]) -> str:
+    everyone, test = accuracy_by_epoch(splits), accuracy_by_epoch({"test": splits["test"]})
+    rows = ["| epoch | all models | n | test split (B_T) | n | published |", "|---|---|---|---|---|---|"]
+    for epoch, (mean, std, count) in everyone.items():
+        if epoch in {0, 1, 5, 10, 25, 50, max(everyone)} or epoch in published:
+            held_out = "{:.1f} ± {:.1f} | {}".format(*test[epoch])
             reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
-            rows.append(f"| {epoch} | {mean:.1f} ± {std:.1f} | {count} | {reference} |")
+            rows.append(f"| {epoch} | {mean:.1f} ± {std:.1f} | {count} | {held_out} | {reference} |")
     return "\n".join(rows)
+
+
+def _write_results(path: Path, splits: dict[str, "ZooSplit"], published: dict[int, Any]) -> None:
+    """Test accuracy (0 to 1) of every stored epoch, of all models and of the test split's, one JSON line each."""
+    lines = []
+    for name, chosen in {"all": splits, "test": {"test": splits["test"]}}.items():
+        for epoch, (mean, std, count) in accuracy_by_epoch(chosen).items():
+            row = {"what": "test_accuracy", "split": name, "epoch": epoch, "n": count}
+            row |= {"mean": round(mean / 100, 6), "std": round(std / 100, 6)}
+            if epoch in published:
+                row["published"] = [round(value / 100, 6) for value in published[epoch]]
+            lines.append(json.dumps(row) + "\n")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(lines))
 
 
 def _test_note(config: "ZooConfig") -> str:
@@ -207,8 +223,15 @@ def _images_note(config: "ZooConfig") -> str:
     full = TRAINING_IMAGES.get(config.protocol["name"])
     if full is None or used == full:
         return ""
-    incomparable = "; the two columns are not comparable" if config.protocol["published_accuracy"] else ""
-    return f"**This zoo saw {used:,} of the {full:,} training images{incomparable}.**"
+    seen = f"**This zoo saw {used:,} of the {full:,} training images"
+    if not config.protocol["published_accuracy"]:
+        return f"{seen}.**"
+    batch_size = config.protocol["recipe"]["batch_size"]
+    there = round(full * (1 - config.protocol["validation_fraction"]) / batch_size)
+    return (
+        f"{seen}; its accuracies are not comparable with them.** An epoch is "
+        f"{-(-config.images['train'] // batch_size):,} steps here and was {there:,} there."
+    )
 
 
 def plot_accuracy(
