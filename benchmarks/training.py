@@ -40,7 +40,8 @@ from hyperrep.population import choose_engine
 from hyperrep.representation import HyperRepConfig, HyperRepModel
 from hyperrep.training.behavior import BehavioralLoss
 from hyperrep.training.config import TrainingConfig
-from hyperrep.training.loop import make_views
+from hyperrep.training.memory import keep_freed_memory
+from hyperrep.training.step import make_views
 from hyperrep.weights import WeightLayout
 
 
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--batch", type=int, default=BATCH, help="networks a step of the paper's model on the CPU")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as `hyperrep train` does; the plain code profits from it, too
     rows: list[dict] = []
     circumstances = {"rounds": arguments.rounds, "machine": machine_name(), "torch": torch.__version__}
 

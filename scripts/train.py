@@ -16,6 +16,7 @@ import sys
 
 from hyperrep.errors import UserError
 from hyperrep.training import TrainingConfig, parse_overrides, train
+from hyperrep.training.memory import keep_freed_memory
 
 
 def main() -> int:
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--images", help="images of the zoo; default: as the zoo names them")
     arguments, rest = parser.parse_known_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()
     try:
         config = TrainingConfig.from_yaml(arguments.config, parse_overrides(rest))
         results = train(

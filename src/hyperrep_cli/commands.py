@@ -32,8 +32,10 @@ def train_representation(
 ) -> None:
     """Train a hyper-representation on a zoo (one process; for several: accelerate launch scripts/train.py)."""
     from hyperrep.training import TrainingConfig, train
+    from hyperrep.training.memory import keep_freed_memory
 
     _hide_small_bars()
+    keep_freed_memory()
     train(TrainingConfig.from_yaml(config), zoo, output, resume=resume, overwrite=overwrite, images=images)
 
 
