@@ -94,6 +94,29 @@ def finetune(
     run_finetune(representation, zoo, images, settings, engine, output, overwrite)
 
 
+@evaluate_app.command()
+def ablation(
+    config: Annotated[Path, typer.Argument(help="YAML file of model and training settings.")],
+    zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
+    output: Annotated[Path, typer.Option(help="Folder for the runs and the results.")],
+    images: Annotated[
+        str | None, typer.Option(help="Hub id or folder of the images. Default: as the zoo names them.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Subsets to run, such as normalization+behavior.")] = None,
+) -> None:
+    """Train with every subset of loss normalisation, alignment and behavioural loss; run the reconstructed networks.
+
+    A run that was interrupted goes on where it was; those that are complete are not trained again.
+    """
+    from hyperrep.evaluation.report import run_ablation
+    from hyperrep.training import TrainingConfig
+    from hyperrep.training.memory import keep_freed_memory
+
+    _hide_small_bars()
+    keep_freed_memory()
+    run_ablation(TrainingConfig.from_yaml(config), zoo, images, output, only or ())
+
+
 def card(
     folder: Annotated[Path, typer.Argument(help="Local folder of a representation or a zoo.")],
     repo: Annotated[str, typer.Option(help="Hub id the card's examples name.")] = "org/hyperrep",

@@ -7,7 +7,9 @@ from pathlib import Path
 from ..errors import UserError
 from ..population import choose_engine
 from ..representation.loading import load_representation
+from ..training import TrainingConfig
 from ..zoo import load_zoo, zoo_images
+from .ablation import ablation_table, plot_ablation, run_subsets
 from .finetune import FinetuneSettings, evaluate_finetune
 from .plots import plot_finetune
 from .results import ResultRow, results_table, write_results
@@ -53,25 +55,46 @@ def run_finetune(
     return rows
 
 
+def run_ablation(
+    config: TrainingConfig, zoo_path: str, images_source: str | None, output: Path, only: Sequence[str] = ()
+) -> list[ResultRow]:
+    """Train with every subset of the configuration's ingredients, write `ablation.jsonl` and `ablation.png`, print the
+    table. What is complete is not trained again.
+
+    Raises:
+        UserError: as [`~hyperrep.evaluation.ablation.run_subsets`].
+    """
+    rows = run_subsets(config, load_zoo(zoo_path), output, images_source, only)
+    write_results(output / "ablation.jsonl", rows)
+    plot_ablation(output / "ablation.png", rows)
+    _print("Test accuracy of reconstructed networks, % (mean ± std)", *ablation_table(rows))
+    return rows
+
+
 def print_table(rows: Sequence[ResultRow]) -> None:
     """Print accuracy over the epochs that the poster shows, and similarity, in per cent."""
-    from rich.console import Console
-    from rich.table import Table
-
     last = max(row.epoch for row in rows)
     shown = [row for row in rows if row.epoch in {*SHOWN_EPOCHS, last}]
-    console = Console()
-    if not console.is_terminal:  # a log or a pipe has no width of its own
-        console = Console(width=140)
     for what, title in (
         ("test_accuracy", "Test accuracy, % (mean ± std over n networks)"),
         ("nearest_training_similarity", "Error-set similarity to the nearest training model, % (100 = a copy)"),
         ("nearest_sample_similarity", "Error-set similarity to the nearest network of the same population, %"),
     ):
-        header, lines = results_table(shown, what)
-        table = Table(title=title)
-        for name in header:
-            table.add_column(name, justify="left" if name in ("method", "variant") else "right", no_wrap=True)
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
+        _print(title, *results_table(shown, what))
+
+
+def _print(title: str, header: list[str], lines: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:  # a log or a pipe has no width of its own
+        console = Console(width=140)
+    table = Table(title=title)
+    for name in header:
+        table.add_column(
+            name, justify="left" if name in ("method", "variant", "ingredients") else "right", no_wrap=True
+        )
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)

@@ -95,15 +95,19 @@ def _train(
 ) -> None:
     """Train the shards that are this process's share and not finished yet."""
     mine = shards[rank::count]
-    total = sum(len(shard.models) * shard.epochs for shard in mine)
+    unfinished = [shard for shard in mine if not is_finished(shard, settings, work)]
+    total, left = (sum(len(shard.models) * shard.epochs for shard in part) for part in (mine, unfinished))
     name = work.parent.name + (f", process {rank + 1} of {count}" if count > 1 else "")
-    with tqdm(total=total, unit="model-epoch", desc=f"training {name}", disable=rank > 0) as progress:
-        for shard in mine:
-            if is_finished(shard, settings, work):
-                progress.update(len(shard.models) * shard.epochs)
-                progress.initial = progress.n  # an honest rate counts only what this run trains
-            else:
-                train_shard(settings, shard, images, engine, work, progress.update)
+    with tqdm(
+        total=total,
+        initial=total - left,  # so that rate and time left come from what this run trains
+        smoothing=0.05,
+        unit="model-epoch",
+        desc=f"training {name}",
+        disable=rank > 0,
+    ) as progress:
+        for shard in unfinished:
+            train_shard(settings, shard, images, engine, work, progress.update)
 
 
 def _wait_for(shards: list[Shard], work: Path) -> None:

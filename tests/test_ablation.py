@@ -1,0 +1,92 @@
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from conftest import QUICK, ROOT
+from training_runs import one_thread  # noqa: F401
+
+from hyperrep import HyperRepModel, load_zoo
+from hyperrep.errors import UserError
+from hyperrep.evaluation.ablation import ablation_table, run_subsets, subsets
+from hyperrep.evaluation.report import run_ablation
+from hyperrep.population import choose_engine
+from hyperrep.training import TrainingConfig
+from hyperrep.training.config import BEHAVIOR_WEIGHTS
+from hyperrep.zoo import zoo_images
+
+
+INGREDIENTS = {
+    "normalization": {"normalize_loss"},
+    "alignment": {"align"},
+    "behavior": set(BEHAVIOR_WEIGHTS),
+}
+
+
+def digits_config() -> TrainingConfig:
+    return TrainingConfig.from_yaml(ROOT / "scripts/configs/hyperrep_digits.yaml", QUICK)
+
+
+def settings(config: TrainingConfig) -> dict:
+    values = asdict(config)
+    return values | {"normalize_loss": config.model_config().normalize_loss, "model": None}
+
+
+def test_subsets_differ_in_nothing_but_their_ingredients():
+    config = digits_config()
+    found = subsets(config)
+    assert len(found) == 8
+    assert next(iter(found)) == "normalization+alignment+behavior"
+    assert next(iter(found.values())) == config
+    for name, part in found.items():
+        kept = set() if name == "none" else set(name.split("+"))
+        changed = {key for key, value in settings(part).items() if value != settings(config)[key]}
+        left_out = [keys for ingredient, keys in INGREDIENTS.items() if ingredient not in kept]
+        assert changed <= set().union(*left_out)
+        assert all(changed & keys for keys in left_out)
+        assert part.model_config().normalize_loss == ("normalization" in kept)
+        assert (part.align, part.runs_networks) == ("alignment" in kept, "behavior" in kept)
+
+
+def test_only_what_a_configuration_has_is_left_out():
+    paper = TrainingConfig.from_yaml(ROOT / "scripts/configs/hyperrep_mnist_paper.yaml")
+    assert list(subsets(paper)) == ["normalization", "none"]
+    with pytest.raises(UserError, match="nothing to leave out"):
+        subsets(subsets(paper)["none"])
+
+
+def test_accuracies_are_those_of_the_trained_models(digits_zoo, tmp_path):
+    only = ["normalization+alignment", "alignment"]
+    run_ablation(digits_config(), str(digits_zoo), None, tmp_path, only)
+    rows = [json.loads(line) for line in (tmp_path / "ablation.jsonl").read_text().splitlines()]
+    assert (tmp_path / "ablation.png").exists()
+
+    zoo = load_zoo(digits_zoo)
+    images, network = zoo_images(zoo).test, zoo.config.network_config()
+    engine = choose_engine("auto", network)
+    held_out = zoo["test"]
+    weights = held_out.weights[held_out.epoch > 20]
+    means = {(row["method"], row["variant"], row["what"]): row["mean"] for row in rows}
+    for name in only:
+        model = HyperRepModel.from_pretrained(tmp_path / name)
+        assert model.config.normalize_loss == ("normalization" in name)
+        with torch.no_grad():
+            decoded = model.decode(model.encode(weights))
+        for what, rows_of in {"original": weights, "reconstruction": decoded}.items():
+            accuracy = engine.evaluate(network, rows_of, images.pixels, images.labels).accuracy.mean().item()
+            assert means[name, "held-out", f"{what}_accuracy"] == pytest.approx(accuracy, abs=1e-3)
+
+    # complete runs are read
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
+    again = run_subsets(digits_config(), zoo, tmp_path, only=only)
+    assert [row.mean for row in again] == [row["mean"] for row in rows]
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    header, lines = ablation_table(again)
+    assert [line[0] for line in lines] == ["(originals)", *only]
+    assert all(len(line) == len(header) for line in lines)
+
+
+def test_an_unknown_subset(digits_zoo, tmp_path):
+    with pytest.raises(UserError, match="'alignmnt' is unknown; choose from normalization"):
+        run_subsets(digits_config(), load_zoo(digits_zoo), tmp_path, only=["alignmnt"])
+    assert not list(tmp_path.iterdir())
