@@ -70,15 +70,19 @@ class HyperRepTokenEmbeddings(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(layer.token_size, config.hidden_size) for layer in self.layers)
 
     def forward(self, weights: Tensor) -> Tensor:
-        slices = weights.split([layer.num_params for layer in self.layers], dim=1)
-        tokens = []
-        for layer, projection, values in zip(self.layers, self.projections, slices, strict=True):
+        neurons = zip(self.projections, self.neurons(weights), strict=True)
+        return torch.cat([projection(units) for projection, units in neurons], dim=1)
+
+    def neurons(self, weights: Tensor) -> list[Tensor]:
+        """The neurons of each layer, (batch, num_units, token_size)."""
+        neurons = []
+        for layer, values in zip(self.layers, weights.split([part.num_params for part in self.layers], dim=1)):
             end = layer.num_units * layer.fan_in
             units = values[:, :end].unflatten(1, (layer.num_units, layer.fan_in))
             if layer.has_bias:
                 units = torch.cat([units, values[:, end:, None]], dim=2)
-            tokens.append(projection(units))  # (batch, num_units, hidden_size)
-        return torch.cat(tokens, dim=1)
+            neurons.append(units)
+        return neurons
 
 
 class HyperRepTokenOutputs(nn.Module):
@@ -280,10 +284,7 @@ class HyperRepModel(HyperRepPreTrainedModel):
             raise ValueError(
                 f"weights have shape {list(weights.shape)}; this model reads (batch, {self.config.num_params})."
             )
-        if self.config.standardize_weights:
-            mean, std = self._statistics_per_weight()
-            weights = (weights.float() - mean) / std
-        return self.encoder(weights.to(self.encoder.bottleneck.weight.dtype), **kwargs)
+        return self.encoder(self.standardized(weights).to(self.encoder.bottleneck.weight.dtype), **kwargs)
 
     def decode(self, latents: Tensor, **kwargs) -> Tensor:
         """
@@ -302,6 +303,13 @@ class HyperRepModel(HyperRepPreTrainedModel):
             mean, std = self._statistics_per_weight()
             weights = weights * std + mean
         return weights
+
+    def standardized(self, weights: Tensor) -> Tensor:
+        """Weights (batch, num_params) as the encoder sees them."""
+        if not self.config.standardize_weights:
+            return weights
+        mean, std = self._statistics_per_weight()
+        return (weights.float() - mean) / std
 
     def _statistics_per_weight(self) -> Iterator[Tensor]:
         """mu and sigma of each entry's layer, both (num_params,)."""

@@ -43,6 +43,8 @@ class TrainingConfig:
             are left out.
         align (`bool`, *optional*, defaults to `False`): permute the hidden units of every network to lie close to
             those of the best one before anything else; then `permute` should be off.
+        pca_init (`bool`, *optional*, defaults to `False`): start from the principal components of each layer's neurons
+            instead of random weights, see [`~hyperrep.representation.pca.initialize_by_pca`].
         permute, erase_prob, erase_scale, additive_noise, multiplicative_noise: see
             [`~hyperrep.weights.augmentation.Augmentation`].
         erase_target (`str`, *optional*, defaults to `"augmented"`): `augmented` reconstructs the view, erased zeros
@@ -92,6 +94,7 @@ class TrainingConfig:
     weight_threshold: float | int = 5.0
 
     align: bool = False
+    pca_init: bool = False
     permute: bool = True
     erase_prob: float | int = 0.5
     erase_scale: list[float] = field(default_factory=lambda: [0.02, 0.33])

@@ -19,6 +19,7 @@ from ..images import ImageData, ImageSplit
 from ..population import choose_engine
 from ..representation import HyperRepModel
 from ..representation.batched import encode_rows
+from ..representation.pca import initialize_by_pca
 from ..samplers import SAMPLER_FOLDER, KDESampler
 from ..weights import WeightLayout
 from ..zoo import Zoo, load_zoo, zoo_images
@@ -138,6 +139,8 @@ def train(
     model.set_layer_statistics(data.train)
     if model.reference is not None and data.reference is not None:
         model.reference.copy_(data.reference)
+    if config.pca_init:
+        initialize_by_pca(model, data.train)
     model.to(device)
     if config.torch_compile:
         model.compile()  # in place; accelerate's own would also compile later runs of this process

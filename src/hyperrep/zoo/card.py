@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
 TAGS = ["model-zoo", "weight-space-learning", "hyper-representation"]
 
-TRAINING_IMAGES = {"mnist": 60_000, "mnist-grid": 60_000, "svhn": 73_257, "cifar10": 50_000, "stl10": 5_000}
+TRAINING_IMAGES = {
+    "mnist": 60_000,
+    "mnist-grid": 60_000,
+    "svhn": 73_257,
+    "cifar10": 50_000,
+    "stl10": 5_000,
+    "fashion-mnist": 60_000,
+    "usps": 7_291,
+}
 
 _TEMPLATE = Template(
     """
