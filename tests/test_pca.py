@@ -84,7 +84,7 @@ def test_training_starts_from_it(tmp_path):
         config = tiny_config(**settings, pca_init=pca_init)
         r2[pca_init] = train(config, tiny_zoo, tmp_path / str(pca_init))["test"]["r2"]
     assert r2[False] < 0.1
-    assert r2[True] > 0.9
+    assert r2[True] > 0.8
 
 
 @pytest.mark.parametrize(
