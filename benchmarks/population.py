@@ -7,7 +7,7 @@ About five minutes on two cores. Every way is measured in turn, round after roun
 alike; medians are printed, in microseconds per image and model, forward + backward + update:
 
 - processes: one single-threaded PyTorch process a core, one model each, as research code and every peer does;
-- vmap, native: our engines, on all cores;
+- vmap, vmap compiled, native: our engines, on all cores;
 - evaluation: the native engine's forward pass alone;
 - arithmetic: 0.93 MFLOP (two a multiply-add; dense through pooling; no gradient for the image) at the rate of the
   machine's own float32 matrix product.
@@ -31,6 +31,7 @@ from hyperrep.evaluation.results import machine_name
 from hyperrep.networks import SmallCNNConfig, initial_weights
 from hyperrep.population import Population, Recipe, choose_engine, image_order
 from hyperrep.population.loop import LoopEngine
+from hyperrep.population.vmap import VmapEngine
 
 
 NETWORK = SmallCNNConfig()
@@ -102,13 +103,16 @@ def main() -> None:
     arguments = parser.parse_args()
 
     cores = len(os.sched_getaffinity(0))
-    native, vmap = choose_engine("native", NETWORK), choose_engine("vmap", NETWORK)
+    native, vmap, compiled = choose_engine("native", NETWORK), VmapEngine(), VmapEngine(compile=True)
     models = native.lanes * cores
     train_seconds(native, models, 500)  # compiles on first use
-    measured: dict[str, list[float]] = {"processes": [], "vmap": [], "native": [], "evaluation": [], "matmul": []}
+    train_seconds(compiled, 64, 20)
+    ways = ("processes", "vmap", "vmap compiled", "native", "evaluation")
+    measured: dict[str, list[float]] = {name: [] for name in (*ways, "matmul")}
     for _ in range(arguments.rounds):
         measured["processes"].append(processes_seconds(cores, 2_000) / (cores * 2_000))
         measured["vmap"].append(train_seconds(vmap, 64, 200) / (64 * 200))
+        measured["vmap compiled"].append(train_seconds(compiled, 64, 200) / (64 * 200))
         measured["native"].append(train_seconds(native, models, 5_000) / (models * 5_000))
         measured["evaluation"].append(evaluate_seconds(native, models, 5_000) / (models * 5_000))
         matmul_rate()
@@ -126,7 +130,7 @@ def main() -> None:
         print(f"{what:52}{value:10.2f} {unit}{extent}")
 
     print(f"{machine_name()}; native lanes {native.lanes}\n")
-    for name in ("processes", "vmap", "native", "evaluation"):
+    for name in ways:
         report(name, 1e6 * median[name], "us per image and model", [1e6 * value for value in measured[name]])
     report("arithmetic at the matrix product's rate", 1e6 * arithmetic, "us per image and model")
     report("matrix product, float32", median["matmul"] / 1e9, "GFLOP/s")

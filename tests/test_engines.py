@@ -21,6 +21,7 @@ from populations import (
     train,
 )
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig, initial_weights
@@ -306,6 +307,16 @@ def test_a_model_is_trained_the_same_with_other_companions(engine):
     # stacked matrix products may sum in another order; the loop and the native engine do not even do that
     tolerance = 5e-5 if engine.name == "vmap" else 0
     assert (together.weights[:1] - alone.weights).abs().max() <= tolerance
+
+
+@pytest.mark.slow  # half a minute of compilation
+@pytest.mark.skipif(not have_compiler(), reason="inductor needs a C++ compiler")
+def test_compiled_passes_train_as_those_that_are_not():
+    network, recipe = SmallCNNConfig(**SMALL | {"dropout": 0.3}), Recipe("sgd", batch_size=BATCH_SIZE)
+    expected, expected_results = train(VmapEngine(models_per_chunk=3), network, recipe)
+    compiled, results = train(VmapEngine(models_per_chunk=3, compile=True), network, recipe)
+    assert_close(compiled.weights, expected.weights, atol=1e-5, rtol=1e-5)
+    assert [r.accuracy.tolist() for r in results] == [r.accuracy.tolist() for r in expected_results]
 
 
 def test_a_population_starts_from_a_copy_with_a_fresh_optimiser():
