@@ -359,7 +359,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(step, images, folder, monke
 
 def test_a_disk_that_is_too_small_is_noticed_before_training(images, monkeypatch, tmp_path):
     monkeypatch.setattr(zoo_build.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
-    with pytest.raises(UserError, match=r"takes 0\.0 GB while it is built, .* has 0\.0 GB left"):
+    with pytest.raises(UserError, match=r"takes 0\.3 MB while it is built, .* has 0\.0 MB left"):
         build_zoo(settings(), images, Interrupting(calls=1), tmp_path / "small")
     assert not list(tmp_path.iterdir())
 

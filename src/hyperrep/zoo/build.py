@@ -139,7 +139,7 @@ def _check_disk(settings: ZooSettings, images: ImageData, output: Path) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(
-            f"the zoo takes {needed / 1e9:.1f} GB while it is built, {existing} has {free / 1e9:.1f} GB left; free "
+            f"the zoo takes {needed / 1e6:,.1f} MB while it is built, {existing} has {free / 1e6:,.1f} MB left; free "
             "some space, or store fewer epochs with --keep-epochs."
         )
 
