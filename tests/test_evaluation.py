@@ -17,6 +17,7 @@ from hyperrep.evaluation import (
     write_results,
 )
 from hyperrep.evaluation.finetune import usable
+from hyperrep.evaluation.novelty import vote_accuracy
 from hyperrep.population import choose_engine
 from hyperrep.zoo import zoo_images
 
@@ -44,6 +45,13 @@ def test_error_similarity_worked_by_hand():
     assert_close(nearest_similarity(first, others, labels), torch.tensor([1.0]))
     # among themselves, a network is not its own neighbour
     assert_close(nearest_similarity(others, None, labels), torch.tensor([0.5, 0.0, 0.5]))
+
+
+def test_a_vote_worked_by_hand():
+    predictions = torch.tensor([[0, 1, 2, 2], [0, 1, 0, 1], [1, 2, 0, 0]], dtype=torch.uint8)
+    assert (
+        vote_accuracy(predictions, torch.tensor([0, 1, 2, 0])) == 0.75
+    )  # 0, 1, 0, and of three tied classes the first
 
 
 def test_two_networks_without_errors_are_alike():
@@ -88,6 +96,7 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
         for epoch in (0, 1):
             assert found["test_accuracy", method, variant, epoch].n == 4
         assert 0 <= found["nearest_training_similarity", method, variant, 0].mean <= 1
+        assert found["ensemble_accuracy", method, variant, 0].n == 4
     # trained from scratch: the zoo's own test split, not trained again
     for epoch in zoo.config.epochs:
         accuracy = zoo["test"].metrics["test_accuracy"][zoo["test"].epoch == epoch].double()

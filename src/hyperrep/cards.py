@@ -188,7 +188,9 @@ def _results(rows: list[ResultRow]) -> str:
         for what, title in (
             ("nearest_training_similarity", "To the nearest training model:"),
             ("nearest_sample_similarity", "To the nearest network of the same population:"),
+            ("ensemble_accuracy", "Test accuracy of all n networks' majority vote, before fine-tuning:"),
         )
+        if any(row.what == what for row in rows)
     )
     return _RESULTS.substitute(
         target=rows[0].target,

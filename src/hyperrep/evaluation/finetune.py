@@ -8,7 +8,7 @@ Beside them stand the zoo itself, its reconstructions, and how similar each gene
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from ..representation import HyperRepModel
 from ..representation.batched import align_rows, decode_rows, encode_rows
 from ..samplers import KDE_VARIANTS, KDESampler, UniformSampler
 from ..zoo import Zoo, ZooSplit
-from .novelty import nearest_similarity
+from .novelty import nearest_similarity, vote_accuracy
 from .results import ResultRow, machine_name
 
 
@@ -102,7 +102,7 @@ def evaluate_finetune(
     training_errors = engine.evaluate(network, training.weights, images.test.pixels, images.test.labels, True)
     assert training_errors.predictions is not None
 
-    rows.append(_zoo_similarity(training, training_errors.predictions, images, settings, fields))
+    rows += _zoo_rows(training, training_errors.predictions, images, settings, fields)
 
     populations = list(_populations(model, training, settings))
     total = len(populations) * settings.num_models * settings.epochs
@@ -117,7 +117,7 @@ def evaluate_finetune(
                 )
                 _write_outcome(path, key, outcome)
             else:
-                progress.update(settings.num_models * settings.epochs)
+                progress.n += settings.num_models * settings.epochs
                 progress.initial = progress.n  # an honest rate counts only what this run trains
             rows.extend(_outcome_rows(outcome, method, variant, fields))
     return rows
@@ -189,18 +189,24 @@ def _reference_rows(
             )
 
 
-def _zoo_similarity(
+def _zoo_rows(
     training: ZooSplit, predictions: Tensor, images: ImageData, settings: FinetuneSettings, fields: dict
-) -> ResultRow:
-    """How alike the best training models are, one checkpoint each: what samples are held against."""
+) -> Iterator[ResultRow]:
+    """How alike the best training models are, one checkpoint each, and their vote: what samples are held against."""
     scores = training.metrics["validation_accuracy"]
     chosen = (scores >= torch.quantile(scores, 1 - settings.top)).nonzero().flatten()
     chosen = torch.stack(
         [chosen[training.model_id[chosen] == model][-1] for model in training.model_id[chosen].unique()]
     )
     similarity = nearest_similarity(predictions[chosen], None, images.test.labels)
-    names = {"what": "nearest_sample_similarity", "method": "zoo", "variant": "best training models"}
-    return ResultRow.of(similarity, epoch=0, seconds=0.0, **names, **fields)
+    fields = fields | {"method": "zoo", "variant": "best training models", "epoch": 0, "seconds": 0.0}
+    yield ResultRow.of(similarity, what="nearest_sample_similarity", **fields)
+    yield _vote_row(vote_accuracy(predictions[chosen], images.test.labels), len(chosen), fields)
+
+
+def _vote_row(accuracy: float, voters: int, fields: dict) -> ResultRow:
+    """Accuracy of one ensemble; n is the number of its networks."""
+    return replace(ResultRow.of(torch.tensor([accuracy]), what="ensemble_accuracy", **fields), n=voters)
 
 
 def _finetune(
@@ -228,6 +234,7 @@ def _finetune(
         "test_accuracy": accuracy,
         "nearest_training_similarity": nearest_similarity(predictions, training_predictions, labels).tolist(),
         "nearest_sample_similarity": nearest_similarity(predictions, None, labels).tolist(),
+        "ensemble_accuracy": vote_accuracy(predictions, labels),
         "seconds": time.perf_counter() - start,
     }
 
@@ -238,6 +245,7 @@ def _outcome_rows(outcome: dict, method: str, variant: str, fields: dict) -> Ite
         yield ResultRow.of(torch.tensor(accuracy), what="test_accuracy", epoch=epoch, **fields)
     for what in ("nearest_training_similarity", "nearest_sample_similarity"):
         yield ResultRow.of(torch.tensor(outcome[what]), what=what, epoch=0, **fields)
+    yield _vote_row(outcome["ensemble_accuracy"], len(outcome["nearest_sample_similarity"]), fields | {"epoch": 0})
 
 
 def _read_outcome(path: Path | None, key: dict) -> dict | None:

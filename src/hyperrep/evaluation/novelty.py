@@ -31,3 +31,13 @@ def nearest_similarity(predictions: Tensor, others: Tensor | None, labels: Tenso
         return error_similarity(predictions, others, labels).max(dim=1).values
     similarity = error_similarity(predictions, predictions, labels)
     return similarity.fill_diagonal_(-1.0).max(dim=1).values
+
+
+def vote_accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Accuracy (0 to 1) of the networks' majority vote; of classes with equally many votes, the first.
+
+    Args:
+        predictions (`Tensor`): (models, images), predicted classes.
+        labels (`Tensor`): (images,)
+    """
+    return (predictions.mode(dim=0).values == labels).float().mean().item()

@@ -79,6 +79,7 @@ def print_table(rows: Sequence[ResultRow]) -> None:
         ("test_accuracy", "Test accuracy, % (mean ± std over n networks)"),
         ("nearest_training_similarity", "Error-set similarity to the nearest training model, % (100 = a copy)"),
         ("nearest_sample_similarity", "Error-set similarity to the nearest network of the same population, %"),
+        ("ensemble_accuracy", "Test accuracy of the majority vote of n networks, %"),
     ):
         _print(title, *results_table(shown, what))
 

@@ -76,10 +76,13 @@ def results_table(rows: Iterable[ResultRow], what: str = "test_accuracy") -> tup
     for method, variant in populations:
         found = [cells.get((method, variant, epoch)) for epoch in epochs]
         n = next(row.n for row in found if row)
-        lines.append(
-            [method, variant, str(n), *(f"{100 * row.mean:.1f} ± {100 * row.std:.1f}" if row else "" for row in found)]
-        )
+        lines.append([method, variant, str(n), *(_in_per_cent(row) if row else "" for row in found)])
     return ["method", "variant", "n", *(f"epoch {epoch}" for epoch in epochs)], lines
+
+
+def _in_per_cent(row: ResultRow) -> str:
+    spread = "" if row.what == "ensemble_accuracy" else f" ± {100 * row.std:.1f}"  # there is one ensemble
+    return f"{100 * row.mean:.1f}{spread}"
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> str:
