@@ -13,16 +13,6 @@ try:
 except NativeUnavailable as reason:
     pytest.skip(f"no native engine here: {reason}", allow_module_level=True)
 
-NETWORK = {
-    "image_size": 10,
-    "conv_channels": [3, 2],
-    "conv_kernel_sizes": [3, 2],
-    "pool_sizes": [2, 1],
-    "hidden_sizes": [6],
-    "num_labels": 4,
-    "initializer": "kaiming_uniform",
-}
-
 
 def random_images(network: SmallCNNConfig, count: int = 33) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)

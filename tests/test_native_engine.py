@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from native_helpers import LANES, NETWORK, bits, random_images
+from native_helpers import LANES, bits, random_images
+from populations import SMALL as NETWORK
 from torch import Tensor
 
 from hyperrep.errors import UserError
