@@ -25,6 +25,7 @@ from hyperrep.population.loop import LoopEngine
 from hyperrep.zoo import build as zoo_build
 from hyperrep.zoo import build_zoo, get_protocol, load_zoo
 from hyperrep.zoo import shards as zoo_shards
+from hyperrep.zoo.shards import plan_shards, share_of
 
 
 @pytest.fixture(autouse=True)
@@ -383,3 +384,12 @@ def test_only_the_test_split_is_trained_longer(images, folder, monkeypatch, tmp_
         settings(test_epochs=1)
     with pytest.raises(UserError, match="keep_epochs starts at 3, but most models stop at epoch 2"):
         settings(test_epochs=4, keep_epochs=(3, 4))
+
+
+def test_processes_share_a_grid_evenly():
+    planned = plan_shards(settings(protocol=get_protocol("mnist-grid"), models=512), size=32)
+    for count in (2, 3, 5):
+        shares = [share_of(planned, rank, count) for rank in range(count)]
+        assert sorted(shard.index for share in shares for shard in share) == list(range(len(planned)))
+        costs = [sum(shard.cost for shard in share) for share in shares]
+        assert max(costs) - min(costs) <= max(shard.cost for shard in planned)

@@ -22,7 +22,16 @@ from .card import write_card
 from .dataset import CONFIG_NAME, METRICS, ZooConfig, ZooSplit, write_split
 from .protocol import Protocol
 from .settings import ZooSettings, split_models
-from .shards import Shard, full_disk_explained, is_finished, plan_shards, read_shards, train_shard, write_atomically
+from .shards import (
+    Shard,
+    full_disk_explained,
+    is_finished,
+    plan_shards,
+    read_shards,
+    share_of,
+    train_shard,
+    write_atomically,
+)
 
 
 SETTINGS_NAME = "settings.json"
@@ -94,9 +103,9 @@ def _train(
     settings: ZooSettings, images: ImageData, engine: Engine, work: Path, shards: list[Shard], rank: int, count: int
 ) -> None:
     """Train the shards that are this process's share and not finished yet."""
-    mine = shards[rank::count]
+    mine = share_of(shards, rank, count)
     unfinished = [shard for shard in mine if not is_finished(shard, settings, work)]
-    total, left = (sum(len(shard.models) * shard.epochs for shard in part) for part in (mine, unfinished))
+    total, left = (sum(shard.cost for shard in part) for part in (mine, unfinished))
     name = work.parent.name + (f", process {rank + 1} of {count}" if count > 1 else "")
     with tqdm(
         total=total,
@@ -104,6 +113,7 @@ def _train(
         smoothing=0.05,
         unit="model-epoch",
         desc=f"training {name}",
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]",
         disable=rank > 0,
     ) as progress:
         for shard in unfinished:

@@ -45,6 +45,16 @@ class Shard:
     epochs: int
     factors: list[dict[str, Any]]
 
+    @property
+    def train_fraction(self) -> float:
+        """Share of the training images that its models see."""
+        return self.factors[0].get("train_fraction", 1.0)
+
+    @property
+    def cost(self) -> float:
+        """Model-epochs; one over half of the images counts half."""
+        return len(self.models) * self.epochs * self.train_fraction
+
     def path(self, folder: Path) -> Path:
         return folder / f"shard-{self.index:05d}.safetensors"
 
@@ -71,25 +81,30 @@ def plan_shards(settings: ZooSettings, size: int) -> list[Shard]:
     ]
 
 
+def share_of(shards: list[Shard], rank: int, count: int) -> list[Shard]:
+    """The shards of one of `count` processes, the costly ones first: dealt out so, all have about as much to do."""
+    return sorted(shards, key=lambda shard: -shard.cost)[rank::count]
+
+
 def train_shard(
     settings: ZooSettings,
     shard: Shard,
     images: ImageData,
     engine: Engine,
     folder: Path,
-    report: Callable[[int], object],
+    report: Callable[[float], object],
 ) -> None:
     """Train a shard's models and store the kept epochs, as tensors (kept epochs, models, ...).
 
     Args:
-        report: called after every epoch with the model-epochs it took.
+        report: called after every epoch with its part of the shard's cost.
     """
-    protocol, kept, first = settings.protocol, settings.kept(shard.epochs), shard.factors[0]
+    protocol, kept = settings.protocol, settings.kept(shard.epochs)
     seeds = [settings.seeds[model] for model in shard.models]
     networks = [protocol.network_config(images.classes, factors) for factors in shard.factors]
     recipes = [protocol.recipe_of(factors) for factors in shard.factors]
-    if "train_fraction" in first:
-        count = max(1, round(first["train_fraction"] * len(images.train)))
+    if shard.train_fraction < 1:
+        count = max(1, round(shard.train_fraction * len(images.train)))
         images = replace(images, train=images.train[:count])  # in an order that is random already
     results = train_population(
         networks[0],
@@ -109,7 +124,7 @@ def train_shard(
             weights.append(result.weights)
             metrics.append(result.metrics())
         if result.epoch > 0:
-            report(len(seeds))
+            report(shard.cost / shard.epochs)
     tensors = {name: torch.stack([row[name] for row in metrics]) for name in METRICS}
     tensors["weights"] = torch.stack(weights)
     write_atomically(shard.path(folder), lambda path: save_file(tensors, path))
