@@ -152,7 +152,8 @@ def _size_category(rows: int) -> str:
 def _command(config: "ZooConfig") -> str:
     """The command that builds this zoo."""
     protocol, last = config.protocol, config.protocol["epochs"]
-    parts = [f"hyperrep zoo build --protocol {protocol['name']} --images {protocol['images']}"]
+    source = "FOLDER_OF_THESE_IMAGES" if _saw_a_part(config) else protocol["images"]
+    parts = [f"hyperrep zoo build --protocol {protocol['name']} --images {source}"]
     parts.append(f"--models {config.num_models} --epochs {last}")
     test_epochs = protocol.get("test_epochs", last)
     if test_epochs > last:
@@ -226,11 +227,17 @@ def _factors_table(config: "ZooConfig", splits: dict[str, "ZooSplit"]) -> str:
     return "\n".join(rows)
 
 
-def _images_note(config: "ZooConfig") -> str:
+def _saw_a_part(config: "ZooConfig") -> bool:
+    """Whether the images are fewer than those of the data set that the protocol names."""
     used = config.images["train"] + config.images["validation"]
-    full = TRAINING_IMAGES.get(config.protocol["name"])
-    if full is None or used == full:
+    return used != TRAINING_IMAGES.get(config.protocol["name"], used)
+
+
+def _images_note(config: "ZooConfig") -> str:
+    if not _saw_a_part(config):
         return ""
+    used = config.images["train"] + config.images["validation"]
+    full = TRAINING_IMAGES[config.protocol["name"]]
     seen = f"**This zoo saw {used:,} of the {full:,} training images"
     if not config.protocol["published_accuracy"]:
         return f"{seen}.**"
