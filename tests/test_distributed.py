@@ -86,9 +86,9 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     for path in results:
         gradients = load_file(path)
         assert gradients.keys() == expected.keys()
-        for name, gradient in gradients.items():
+        for name, gradient in gradients.items():  # of size 0.1 to 1; sums in another order differ in the sixth digit
             torch.testing.assert_close(
-                gradient, expected[name], rtol=1e-4, atol=1e-6, msg=lambda message, name=name: f"{name}: {message}"
+                gradient, expected[name], rtol=1e-4, atol=1e-5, msg=lambda message, name=name: f"{name}: {message}"
             )
 
 
