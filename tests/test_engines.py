@@ -309,6 +309,40 @@ def test_a_model_is_trained_the_same_with_other_companions(engine):
     assert (together.weights[:1] - alone.weights).abs().max() <= tolerance
 
 
+def test_chunks_that_do_not_fit_the_memory_are_halved(monkeypatch):
+    network, recipe = SmallCNNConfig(**SMALL), Recipe("sgd", batch_size=BATCH_SIZE)
+    images, labels = random_images(network)
+    expected, expected_results = train(VmapEngine(), network, recipe)
+    sizes = []
+    in_full = VmapEngine._train_chunk
+
+    def within_memory(engine, population, chunk, *args):
+        sizes.append(len(chunk))
+        part = in_full(engine, population, chunk, *args) if len(chunk) <= 2 else None
+        if part is None:
+            raise torch.OutOfMemoryError
+        return part
+
+    monkeypatch.setattr(VmapEngine, "_train_chunk", within_memory)
+    engine = VmapEngine()
+    population, results = train(engine, network, recipe)
+    assert sizes[:4] == [5, 2, 2, 1]  # of five networks
+    assert engine.models_per_chunk == 2
+    assert_close(population.weights, expected.weights, atol=1e-5, rtol=1e-5)
+    assert_close(results[-1].loss, expected_results[-1].loss)
+    evaluation = engine.evaluate(network, population.weights, images, labels, predictions=True)
+    assert evaluation.predictions.shape == (5, len(labels))
+
+
+def test_one_network_that_does_not_fit_is_an_error(monkeypatch):
+    def no_memory(*args):
+        raise torch.OutOfMemoryError("of this much there is none")
+
+    monkeypatch.setattr(VmapEngine, "_train_chunk", no_memory)
+    with pytest.raises(torch.OutOfMemoryError, match="there is none"):
+        train(VmapEngine(), SmallCNNConfig(**SMALL), Recipe(batch_size=BATCH_SIZE))
+
+
 @pytest.mark.slow  # half a minute of compilation
 @pytest.mark.skipif(not have_compiler(), reason="inductor needs a C++ compiler")
 def test_compiled_passes_train_as_those_that_are_not():

@@ -1,5 +1,6 @@
 """All networks at once through `torch.func.vmap`: the engine for any device and any network."""
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,8 @@ from .modules import Network, hidden_units, new_module
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
 
 
+logger = logging.getLogger(__name__)
+
 EVALUATION_IMAGES = 500  # images of one evaluation chunk, times models_per_chunk, bounds the memory in use
 
 
@@ -21,6 +24,7 @@ class VmapEngine:
 
     Args:
         models_per_chunk (`int`, *optional*, defaults to 64): networks stacked in one pass; bounds the memory in use.
+            Halved, for good, whenever a pass does not fit a GPU's memory.
         device (`str`, *optional*, defaults to `"cpu"`): where the passes run.
         compile (`bool`, *optional*, defaults to `False`): compile the passes with inductor: about half a minute for
             each architecture, and a third less time after that. Needs a C++ compiler, or Triton on a GPU.
@@ -36,12 +40,28 @@ class VmapEngine:
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
         images, labels = images.to(self.device), labels.to(self.device)
-        parts = [
-            self._train_chunk(population, chunk, images, labels, order)
-            for chunk in torch.arange(len(population)).split(self.models_per_chunk)
-        ]
+        parts = self._in_chunks(
+            len(population), lambda chunk: self._train_chunk(population, chunk, images, labels, order)
+        )
         population.steps += -(-order.shape[1] // population.recipe.batch_size)
         return Evaluation(torch.cat([p.loss for p in parts]), torch.cat([p.accuracy for p in parts]))
+
+    def _in_chunks(self, models: int, work: Callable[[Tensor], Evaluation]) -> list[Evaluation]:
+        """What `work` makes of one chunk of the models' indices after the other, in chunks that fit the memory."""
+        parts: list[Evaluation] = []
+        left = torch.arange(models)
+        while len(left):
+            chunk = left[: self.models_per_chunk]
+            try:
+                parts.append(work(chunk))
+            except torch.OutOfMemoryError:
+                if len(chunk) == 1:
+                    raise
+                self.models_per_chunk = len(chunk) // 2
+                logger.warning("out of memory with %d networks in a pass, now %d", len(chunk), self.models_per_chunk)
+            else:
+                left = left[len(chunk) :]
+        return parts
 
     def _train_chunk(
         self, population: Population, chunk: Tensor, images: Tensor, labels: Tensor, order: Tensor
@@ -85,17 +105,21 @@ class VmapEngine:
     ) -> Evaluation:
         logits_of_all = stacked_logits(network, shared_images=True, device=self.device)
         images, labels = images.to(self.device), labels.to(self.device)
-        losses, accuracies, classes = [], [], []
-        for chunk in weights.to(self.device).split(self.models_per_chunk):
-            logits = torch.cat([logits_of_all(chunk, batch) for batch in images.split(EVALUATION_IMAGES)], dim=1)
+
+        def evaluate_chunk(chunk: Tensor) -> Evaluation:
+            stacked = weights[chunk].to(self.device)
+            logits = torch.cat([logits_of_all(stacked, batch) for batch in images.split(EVALUATION_IMAGES)], dim=1)
             targets = labels.expand(len(chunk), -1)
-            losses.append(nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1))
-            classes.append(logits.argmax(-1))
-            accuracies.append((classes[-1] == targets).float().mean(1))
+            losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
+            classes = logits.argmax(-1)
+            accuracy = (classes == targets).float().mean(1)
+            return Evaluation(losses.cpu(), accuracy.cpu(), classes.to(torch.uint8).cpu() if predictions else None)
+
+        parts = self._in_chunks(len(weights), evaluate_chunk)
         return Evaluation(
-            torch.cat(losses).cpu(),
-            torch.cat(accuracies).cpu(),
-            torch.cat(classes).to(torch.uint8).cpu() if predictions else None,
+            torch.cat([part.loss for part in parts]),
+            torch.cat([part.accuracy for part in parts]),
+            torch.cat([part.predictions for part in parts if part.predictions is not None]) if predictions else None,
         )
 
 
