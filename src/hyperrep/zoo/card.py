@@ -97,7 +97,7 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
             }
         ],
     )
-    differing = dict.fromkeys(config.factors(), "differing")
+    differing = dict.fromkeys(config.factors(), "from the grid")
     recipe, network = config.protocol["recipe"] | differing, config.network | differing
     text = _TEMPLATE.substitute(
         title=config.protocol["title"],
@@ -124,7 +124,7 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
         ),
         network=(
             f"convolutions {network['conv_channels']} with kernels {network['conv_kernel_sizes']}, max-pools "
-            f"{network['pool_sizes']}, hidden layers {network['hidden_sizes']}, {network['hidden_act']}"
+            f"{network['pool_sizes']}, hidden layers {network['hidden_sizes']}, activation {network['hidden_act']}"
         ),
         initializer=network["initializer"],
         optimizer=recipe["optimizer"],
@@ -178,12 +178,14 @@ def accuracy_by_epoch(splits: dict[str, "ZooSplit"]) -> dict[int, tuple[float, f
 
 def _accuracy_table(splits: dict[str, "ZooSplit"], published: dict[int, Any]) -> str:
     everyone, test = accuracy_by_epoch(splits), accuracy_by_epoch({"test": splits["test"]})
-    rows = ["| epoch | all models | n | test split (B_T) | n | published |", "|---|---|---|---|---|---|"]
+    header = ["epoch", "all models", "n", "test split (B_T)", "n", *(["published"] if published else [])]
+    rows = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for epoch, (mean, std, count) in everyone.items():
         if epoch in {0, 1, 5, 10, 25, 50, max(everyone)} or epoch in published:
             held_out = "{:.1f} ± {:.1f} | {}".format(*test[epoch])
+            row = f"| {epoch} | {mean:.1f} ± {std:.1f} | {count} | {held_out} |"
             reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
-            rows.append(f"| {epoch} | {mean:.1f} ± {std:.1f} | {count} | {held_out} | {reference} |")
+            rows.append(f"{row} {reference} |" if published else row)
     return "\n".join(rows)
 
 
