@@ -7,7 +7,7 @@ About five minutes on two cores. Every way is measured in turn, round after roun
 alike; medians are printed, in microseconds per image and model, forward + backward + update:
 
 - processes: one single-threaded PyTorch process a core, one model each, as research code and every peer does;
-- vmap, vmap compiled, native: our engines, on all cores;
+- vmap, native: our engines, on all cores;
 - evaluation: the native engine's forward pass alone;
 - arithmetic: 0.93 MFLOP (two a multiply-add; dense through pooling; no gradient for the image) at the rate of the
   machine's own float32 matrix product.
@@ -31,7 +31,6 @@ from hyperrep.evaluation.results import machine_name
 from hyperrep.networks import SmallCNNConfig, initial_weights
 from hyperrep.population import Population, Recipe, choose_engine, image_order
 from hyperrep.population.loop import LoopEngine
-from hyperrep.population.vmap import VmapEngine
 
 
 NETWORK = SmallCNNConfig()
@@ -103,16 +102,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     cores = len(os.sched_getaffinity(0))
-    native, vmap, compiled = choose_engine("native", NETWORK), VmapEngine(), VmapEngine(compile=True)
+    torch.set_num_threads(cores)  # whatever OMP_NUM_THREADS says: all ways and the matrix product get the same machine
+    native, vmap = choose_engine("native", NETWORK), choose_engine("vmap", NETWORK)
     models = native.lanes * cores
     train_seconds(native, models, 500)  # compiles on first use
-    train_seconds(compiled, 64, 20)
-    ways = ("processes", "vmap", "vmap compiled", "native", "evaluation")
+    ways = ("processes", "vmap", "native", "evaluation")
     measured: dict[str, list[float]] = {name: [] for name in (*ways, "matmul")}
     for _ in range(arguments.rounds):
         measured["processes"].append(processes_seconds(cores, 2_000) / (cores * 2_000))
         measured["vmap"].append(train_seconds(vmap, 64, 200) / (64 * 200))
-        measured["vmap compiled"].append(train_seconds(compiled, 64, 200) / (64 * 200))
         measured["native"].append(train_seconds(native, models, 5_000) / (models * 5_000))
         measured["evaluation"].append(evaluate_seconds(native, models, 5_000) / (models * 5_000))
         matmul_rate()

@@ -343,16 +343,6 @@ def test_one_network_that_does_not_fit_is_an_error(monkeypatch):
         train(VmapEngine(), SmallCNNConfig(**SMALL), Recipe(batch_size=BATCH_SIZE))
 
 
-@pytest.mark.slow  # half a minute of compilation
-@pytest.mark.skipif(not have_compiler(), reason="inductor needs a C++ compiler")
-def test_compiled_passes_train_as_those_that_are_not():
-    network, recipe = SmallCNNConfig(**SMALL | {"dropout": 0.3}), Recipe("sgd", batch_size=BATCH_SIZE)
-    expected, expected_results = train(VmapEngine(models_per_chunk=3), network, recipe)
-    compiled, results = train(VmapEngine(models_per_chunk=3, compile=True), network, recipe)
-    assert_close(compiled.weights, expected.weights, atol=1e-5, rtol=1e-5)
-    assert [r.accuracy.tolist() for r in results] == [r.accuracy.tolist() for r in expected_results]
-
-
 def test_a_population_starts_from_a_copy_with_a_fresh_optimiser():
     weights = torch.ones(2, 3, dtype=torch.float64)
     population = Population.start(SmallCNNConfig(), Recipe(learning_rate=0.5), weights)
