@@ -118,6 +118,10 @@ def test_mistakes_are_one_line_and_exit_code_2(hyperrep, capsys, tmp_path, digit
         f"train {CONFIG} --zoo ./missing --output out": "there is no folder './missing'",
         f"train typo.yaml --zoo {z} --output out": "did you mean 'hidden_size'",
         f"train {CONFIG} --zoo nan-zoo --output out": "drops all",
+        f"train {CONFIG} --zoo {z} --output out --learning-rat 1": "did you mean 'learning_rate'",
+        f"train {CONFIG} --zoo {z} --output out --resum": "--resum has no value",
+        f"train {CONFIG} --zoo {z} --output out 5": "'5' stands alone",
+        f"evaluate ablation {CONFIG} --zoo {z} --output out --batch-size 0": "batch_size is 0",
         f"train {CONFIG} --zoo {z} --output existing": "existing exists",
         f"evaluate finetune {r} --zoo other-zoo --output out": "another layout",
         f"evaluate finetune pickled --zoo {z} --output out": "pytorch_model.bin but no model.safetensors",
@@ -167,7 +171,7 @@ def test_the_story_by_commands(hyperrep, tmp_path):
     )
     for command in (
         "zoo build --protocol digits --models 8 --epochs 1 --max-images 60 --output zoo",
-        "train config.yaml --zoo zoo --output model",
+        "train config.yaml --zoo zoo --output model --hidden-size 8 --epochs=[0,1]",
         "sample model --num-models 3 --output samples",
         "evaluate finetune model --zoo zoo --num-models 3 --epochs 1",
         "card model --repo org/model",
@@ -180,3 +184,5 @@ def test_the_story_by_commands(hyperrep, tmp_path):
     assert (tmp_path / "samples" / "model-00002" / "model.safetensors").exists()
     assert (tmp_path / "model" / "results" / "finetune.png").exists()
     assert "S_KDE30" in (tmp_path / "model" / "README.md").read_text()
+    settings = json.loads((tmp_path / "model" / "results" / "training.json").read_text())["settings"]
+    assert (settings["model"]["hidden_size"], settings["epochs"]) == (8, [0, 1])

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from . import zoo
-from .commands import card, evaluate_app, push, sample, train_representation
+from .commands import OVERRIDABLE, card, evaluate_app, push, sample, train_representation
 
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(zoo.app, name="zoo")
-app.command("train")(train_representation)
+app.command("train", context_settings=OVERRIDABLE)(train_representation)
 app.command()(sample)
 app.add_typer(evaluate_app, name="evaluate")
 app.command()(card)

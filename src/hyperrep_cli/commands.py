@@ -10,6 +10,9 @@ Representation = Annotated[str, typer.Argument(help="Folder or Hub id of a repre
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
+# commands that read a configuration take any of its keys as --key value
+OVERRIDABLE = {"allow_extra_args": True, "ignore_unknown_options": True}
+
 evaluate_app = typer.Typer(help="Measure generated networks.", no_args_is_help=True)
 
 
@@ -21,6 +24,7 @@ def _hide_small_bars() -> None:
 
 
 def train_representation(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(help="YAML file of model and training settings.")],
     zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
     output: Annotated[Path, typer.Option(help="Folder of the representation.")],
@@ -30,13 +34,17 @@ def train_representation(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a hyper-representation on a zoo (one process; for several: accelerate launch scripts/train.py)."""
-    from hyperrep.training import TrainingConfig, train
+    """Train a hyper-representation on a zoo (one process; for several: accelerate launch scripts/train.py).
+
+    Any key of CONFIG can be given as --key value, such as --learning-rate 3e-4.
+    """
+    from hyperrep.training import TrainingConfig, parse_overrides, train
     from hyperrep.training.memory import keep_freed_memory
 
     _hide_small_bars()
     keep_freed_memory()
-    train(TrainingConfig.from_yaml(config), zoo, output, resume=resume, overwrite=overwrite, images=images)
+    settings = TrainingConfig.from_yaml(config, parse_overrides(context.args))
+    train(settings, zoo, output, resume=resume, overwrite=overwrite, images=images)
 
 
 def sample(
@@ -94,8 +102,9 @@ def finetune(
     run_finetune(representation, zoo, images, settings, engine, output, overwrite)
 
 
-@evaluate_app.command()
+@evaluate_app.command(context_settings=OVERRIDABLE)
 def ablation(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(help="YAML file of model and training settings.")],
     zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
     output: Annotated[Path, typer.Option(help="Folder for the runs and the results.")],
@@ -106,15 +115,16 @@ def ablation(
 ) -> None:
     """Train with every subset of loss normalisation, alignment and behavioural loss; run the reconstructed networks.
 
-    A run that was interrupted goes on where it was; those that are complete are not trained again.
+    A run that was interrupted goes on where it was; those that are complete are not trained again. Any key of CONFIG
+    can be given as --key value.
     """
     from hyperrep.evaluation.report import run_ablation
-    from hyperrep.training import TrainingConfig
+    from hyperrep.training import TrainingConfig, parse_overrides
     from hyperrep.training.memory import keep_freed_memory
 
     _hide_small_bars()
     keep_freed_memory()
-    run_ablation(TrainingConfig.from_yaml(config), zoo, images, output, only or ())
+    run_ablation(TrainingConfig.from_yaml(config, parse_overrides(context.args)), zoo, images, output, only or ())
 
 
 def card(
