@@ -138,6 +138,7 @@ def write_model_card(folder: str | Path, repo: str = "org/hyperrep") -> Path:
                 "num_hidden_layers",
                 "num_attention_heads",
                 "intermediate_size",
+                "latents_per",
                 "latent_size",
                 "standardize_weights",
                 "normalize_loss",

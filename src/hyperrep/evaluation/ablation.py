@@ -145,7 +145,8 @@ def plot_ablation(path: Path, rows: Sequence[ResultRow]) -> None:
 
     methods = list(dict.fromkeys(row.method for row in rows))
     cells = {(row.method, row.variant, row.what): row for row in rows}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.6), layout="constrained")
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "fontsize": 8, "ncols": 2}
 
     for offset, (variant, colour) in zip((-0.2, 0.2), zip(SPLITS.values(), ("tab:blue", "tab:orange")), strict=True):
         found = [cells[method, variant, "reconstruction_accuracy"] for method in methods]
@@ -162,7 +163,7 @@ def plot_ablation(path: Path, rows: Sequence[ResultRow]) -> None:
     left.set(yticks=range(len(methods)), yticklabels=methods, xlim=(0, 100), xlabel="test accuracy, %")
     left.set_title(f"networks of {rows[0].zoo}, reconstructed")
     left.invert_yaxis()
-    left.legend(fontsize=8)
+    left.legend(**below)
 
     layers = [row.what for row in rows if row.what.startswith("r2 of ") and row.method == methods[0]]
     layers = list(dict.fromkeys(layers))
@@ -175,7 +176,7 @@ def plot_ablation(path: Path, rows: Sequence[ResultRow]) -> None:
     right.set_title("by layer; dashed without layer-wise loss normalisation")
     right.axhline(0, color="black", linewidth=0.6)
     right.grid(alpha=0.3)
-    right.legend(fontsize=8)
+    right.legend(**below)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
