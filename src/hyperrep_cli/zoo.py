@@ -27,7 +27,10 @@ def parse_epochs(text: str) -> tuple[int, ...]:
 def build(
     protocol: Annotated[
         str,
-        typer.Option(help="Published recipe: mnist, svhn, cifar10, stl10, fashion-mnist, usps, mnist-grid or digits."),
+        typer.Option(
+            help="Recipe: mnist, svhn, cifar10, stl10, fashion-mnist, usps (as published), mnist-grid, svhn-kaiming "
+            "or digits."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the zoo.")],
     images: Annotated[

@@ -17,6 +17,7 @@ TRAINING_IMAGES = {
     "mnist": 60_000,
     "mnist-grid": 60_000,
     "svhn": 73_257,
+    "svhn-kaiming": 73_257,
     "cifar10": 50_000,
     "stl10": 5_000,
     "fashion-mnist": 60_000,
