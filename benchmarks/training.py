@@ -18,7 +18,7 @@ The arithmetic is counted in multiply-adds of the matrix products, per view, wit
     FLOP         = 2 views (3 forward - embeddings)           backward twice forward; the data need no gradient
 
 What our model leaves out is not counted: of the encoder's last block only the compression token is used, so q = 1.
-Elementwise work and the update count nothing. The batch is 64 networks, since the preset's 500 do not fit 24 GB in
+Elementwise work and the update count nothing. The batch is 128 networks, since the preset's 500 do not fit 24 GB in
 float32; the update weighs more than in the preset. Weights and images are random: the work does not depend on them.
 """
 
@@ -48,7 +48,7 @@ from hyperrep.weights import WeightLayout
 NETWORK = SmallCNNConfig()
 PRESETS = Path(__file__).parent.parent / "scripts" / "configs"
 ROUNDS = 3
-BATCH = 64  # networks
+BATCH = 128  # networks
 PARTS = ("views and augmentation", "forward", "behavioural loss", "backward", "update")
 
 
