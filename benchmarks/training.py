@@ -3,7 +3,7 @@
     make benchmark                                   # or: python benchmarks/training.py --output results.jsonl
     python benchmarks/training.py --rounds 1 --batch 32
 
-About three minutes on two cores. A step is views, forward, backward and update; the sides are measured in turn, round
+About four minutes on two cores. A step is views, forward, backward and update; the sides are measured in turn, round
 after round, so that a drifting machine hurts both alike; medians are printed. First both are shown to compute the
 same: with the same weights, in float32, their reconstructions and losses agree to rounding.
 
