@@ -1,0 +1,16 @@
+"""The one door for files from outside, and the one writer of folders, which knows what it wrote."""
+
+from .reading import construct, read_json, read_tensors
+from .writing import OutputFolder, check_output, disk_explained, mode_of, output_folder
+
+
+__all__ = [
+    "OutputFolder",
+    "check_output",
+    "construct",
+    "disk_explained",
+    "mode_of",
+    "output_folder",
+    "read_json",
+    "read_tensors",
+]

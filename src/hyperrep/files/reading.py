@@ -1,0 +1,141 @@
+"""Where a file from outside becomes an object: it is whole, of the expected kind and finite, or there is one sentence
+that says which file is not, and why."""
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import UserError
+
+
+LARGEST_JSON = 64 * 2**20  # bytes; the index of ten thousand networks takes a hundredth of it
+T = TypeVar("T")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: if the file cannot be read, is no JSON object, is larger than 64 MB, or holds a key twice or a
+            number that is not finite.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes; no settings file of ours is that large.")
+        text = path.read_bytes().decode("utf-8-sig")
+        values = json.loads(
+            text, parse_constant=_not_finite, parse_float=_finite, object_pairs_hook=_without_repetition
+        )
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:  # of the text's coding, of JSON, of our own hooks
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged or no JSON: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}; an object in braces is needed.")
+    return values
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number that a setting may have")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _not_finite(text)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} comes twice")
+    return values
+
+
+def construct(cls: type[T], values: Mapping[str, Any], where: str | Path) -> T:
+    """A dataclass from values that came from outside; no key too many, none missing.
+
+    Types are checked where the class is `strict` (huggingface_hub's decorator), ranges by its own `__post_init__`.
+
+    Args:
+        cls (`type`): a dataclass.
+        values (`Mapping`): its arguments.
+        where (`str` or `Path`): where they come from, for the message.
+
+    Raises:
+        UserError: names the key, its value and the file.
+    """
+    fields = [field for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    names = [field.name for field in fields]
+    if unknown := [key for key in values if key not in names]:
+        nearest = difflib.get_close_matches(str(unknown[0]), names, n=1, cutoff=0.0)[0]
+        raise UserError(f"{where}: key {unknown[0]!r} is unknown; did you mean {nearest!r}?")
+    required = [
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in required if name not in values]:
+        raise UserError(f"{where} lacks {', '.join(missing)}.")
+    try:
+        return cls(**values)
+    except (StrictDataclassError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{where}: {wording(error)}") from error
+
+
+def wording(error: BaseException) -> str:
+    """The sentence inside an error, on one line: strict dataclasses wrap it."""
+    cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+    return " ".join(str(cause).split()) or type(cause).__name__
+
+
+def read_tensors(path: str | Path, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, as float32 on the CPU.
+
+    Args:
+        path (`str` or `Path`)
+        shapes (`Mapping`): every tensor that is expected, and its shape; `None` stands for any size.
+
+    Raises:
+        UserError: if the file cannot be read or is damaged, or a tensor is missing, too many, of another shape, no
+            floating-point numbers, or not finite.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            if set(file.keys()) != set(shapes):
+                raise UserError(f"{path} holds tensors {_listed(file.keys())}; {_listed(shapes)} are needed.")
+            for name, shape in shapes.items():
+                found = file.get_slice(name).get_shape()
+                if len(found) != len(shape) or any(s is not None and s != f for s, f in zip(shape, found)):
+                    wanted = ", ".join("any" if size is None else str(size) for size in shape)
+                    raise UserError(f"{path}: {name} has shape {list(found)}; [{wanted}] is needed.")
+            tensors = {name: file.get_tensor(name) for name in shapes}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise UserError(f"{path}: {name} holds {tensor.dtype}; floating-point numbers are needed.")
+        tensors[name] = tensor.float()
+        if not torch.isfinite(tensors[name]).all():
+            raise UserError(f"{path}: {name} holds NaN or infinite numbers.")
+    return tensors
+
+
+def _listed(names: Any) -> str:
+    names = sorted(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
