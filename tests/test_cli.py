@@ -65,6 +65,16 @@ def test_help_does_not_import_torch(arguments, said):
     assert out.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("wanted", [None, "active"])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(wanted):
+    """OpenMP reads it when torch is loaded, so that it must be there before."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": wanted} if wanted else {}
+    script = "import hyperrep_cli, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [wanted or "passive", "False"]
+
+
 def test_a_mistake_in_a_process_of_its_own(tmp_path, representation):
     """Nothing but the one line: no warning of a library, no bar, no traceback."""
     arguments = ["sample", str(representation), "--top", "0", "--output", str(tmp_path / "out")]

@@ -5,6 +5,7 @@ costs, but `hyperrep --help` should answer at once. Every command imports what i
 """
 
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -13,6 +14,10 @@ import typer
 from . import zoo
 from .commands import OVERRIDABLE, card, evaluate_app, push, sample, train_representation
 
+
+# Threads that wait for one another sleep, where OpenMP would let them spin: on a busy machine they spin in the place of
+# the one they wait for. It is read when torch is loaded, which no module of this package does before its commands run.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(
     help="Hyper-representations: learn from a population of neural networks, and sample new ones.",
