@@ -15,8 +15,8 @@ from . import zoo
 from .commands import OVERRIDABLE, card, evaluate_app, push, sample, train_representation
 
 
-# Threads that wait for one another sleep, where OpenMP would let them spin: on a busy machine they spin in the place of
-# the one they wait for. It is read when torch is loaded, which no module of this package does before its commands run.
+# Threads that wait for one another sleep, where OpenMP lets them spin: on a busy machine they spin in the place of the
+# one awaited. OpenMP reads this when torch is loaded, which nothing here does before a command runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(
