@@ -16,9 +16,11 @@ from hyperrep.evaluation import (
     results_table,
     write_results,
 )
-from hyperrep.evaluation.finetune import usable
+from hyperrep.evaluation.finetune import seen_rows
 from hyperrep.evaluation.novelty import vote_accuracy
 from hyperrep.population import choose_engine
+from hyperrep.samplers import fit_sampler
+from hyperrep.training.data import TrainingData
 from hyperrep.zoo import zoo_images
 
 
@@ -142,10 +144,27 @@ def test_a_zoo_of_another_layout_is_refused(digits_zoo):
         evaluate_finetune(model, zoo, zoo_images(zoo), choose_engine("loop", None), SETTINGS, "model")
 
 
-def test_checkpoints_with_nan_are_left_out(digits_zoo):
-    rows = load_zoo(digits_zoo)["test"]
-    rows.weights[0, 5] = float("nan")
-    assert len(usable(rows)) == len(rows) - 1
-    rows.weights[:] = float("inf")
-    with pytest.raises(UserError, match="every checkpoint"):
-        usable(rows)
+def test_what_training_dropped_is_dropped_everywhere(representation, digits_zoo):
+    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
+    record = model.config.zoo
+    zoo["train"].weights[zoo["train"].epoch > 20] = zoo["train"].weights[zoo["train"].epoch > 20].clamp(-4, 4)
+    wild = (zoo["train"].epoch > 20).nonzero().flatten()[:3]
+    zoo["train"].weights[wild[0], 5] = float("nan")
+    zoo["train"].weights[wild[1], 5] = -5.5  # beyond the threshold of 5
+    zoo["train"].weights[wild[2], 5] = float("inf")
+    data = TrainingData.from_zoo(zoo, record["epochs"], record["weight_threshold"])
+    assert data.dropped["train"] == 3
+    assert_close(seen_rows(model, zoo, "train").weights, data.train, rtol=0, atol=0)
+    rows = zoo["train"].select(record["epochs"])
+    assert len(fit_sampler(model, rows).latents) == len(data.train) == len(rows) - 3
+
+
+def test_without_a_record_all_finite_checkpoints_of_the_last_epoch_are_kept(digits_zoo):
+    zoo = load_zoo(digits_zoo)
+    model = HyperRepModel(HyperRepConfig(layout=zoo.config.layout, contrast_weight=0.0))
+    last = zoo["test"].epoch == 25
+    zoo["test"].weights[last.nonzero()[0], 5] = float("nan")
+    assert len(seen_rows(model, zoo, "test")) == int(last.sum()) - 1
+    zoo["test"].weights[:] = float("inf")
+    with pytest.raises(UserError, match=r"drops all \d+ test checkpoints"):
+        seen_rows(model, zoo, "test")

@@ -6,6 +6,7 @@ Beside them stand the zoo itself, its reconstructions, and how similar each gene
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -86,8 +87,7 @@ def evaluate_finetune(
     if zoo.config.layout != model.config.layout:
         raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {source}.")
     network, recipe = zoo.config.network_config(), Recipe(**zoo.config.protocol["recipe"])
-    training = usable(zoo["train"].select(epochs_seen(model, zoo)))
-    held_out = usable(zoo["test"].select(epochs_seen(model, zoo)))
+    training, held_out = (seen_rows(model, zoo, split) for split in ("train", "test"))
 
     fields = {
         "experiment": "finetune",
@@ -123,18 +123,14 @@ def evaluate_finetune(
     return rows
 
 
-def epochs_seen(model: HyperRepModel, zoo: Zoo) -> list[int]:
-    """Epochs of the zoo that the representation was trained on; the last stored one if it does not say."""
-    seen = (model.config.zoo or {}).get("epochs")
-    return list(seen) if seen else [max(zoo.config.epochs)]
+def seen_rows(model: HyperRepModel, zoo: Zoo, split: str) -> ZooSplit:
+    """A split as the representation's training took it: its epochs, by its filter.
 
-
-def usable(rows: ZooSplit) -> ZooSplit:
-    """The rows without NaN or infinite weights."""
-    finite = torch.isfinite(rows.weights).all(dim=1)
-    if not finite.any():
-        raise UserError("every checkpoint of the zoo holds NaN or infinite weights.")
-    return rows[finite]
+    A representation that does not say gets the last stored epoch, and all finite checkpoints.
+    """
+    record = model.config.zoo or {}
+    rows = zoo[split].select(list(record.get("epochs") or [max(zoo.config.epochs)]))
+    return rows.within(record.get("weight_threshold", math.inf), split)
 
 
 def _populations(

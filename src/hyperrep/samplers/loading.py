@@ -1,6 +1,7 @@
 """Samplers from a folder, from a zoo, and from one another."""
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,15 @@ def refit(sampler: Sampler, method: str | None = None, **settings: Any) -> Sampl
 def fit_sampler(model: HyperRepModel, rows: ZooSplit, sampler: Sampler | None = None) -> Sampler:
     """Encode checkpoints as they are (no augmentation) and fit a sampler to their latents.
 
+    Checkpoints that the model's training dropped (`weight_threshold`) are dropped here, too.
+
     Args:
         model ([`HyperRepModel`])
         rows ([`ZooSplit`]): the training split's checkpoints.
         sampler ([`Sampler`], *optional*): the method; by default independent KDE over the best 30 %.
     """
     sampler = sampler or KDESampler()
+    rows = rows.within((model.config.zoo or {}).get("weight_threshold", math.inf))
     return sampler.fit(encode_rows(model, rows.weights), rows.metrics[sampler.score])
 
 

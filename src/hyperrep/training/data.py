@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from ..weights import align
 from ..zoo import Zoo
 
@@ -46,18 +45,12 @@ class TrainingData:
         splits, test_accuracy, dropped, digest = {}, {}, {}, hashlib.sha256()
         for name in ("train", "validation", "test"):
             rows = zoo[name].select(epochs=epochs)
-            weights = rows.weights
-            kept = weights.abs().amax(dim=1) <= weight_threshold  # False for NaN, too
-            splits[name] = weights[kept]
-            test_accuracy[name] = rows.metrics["test_accuracy"][kept]
+            kept = rows.within(weight_threshold, name)
+            splits[name] = kept.weights
+            test_accuracy[name] = kept.metrics["test_accuracy"]
             if name == "train":
-                scores = rows.metrics["validation_accuracy"][kept]
-            dropped[name] = int((~kept).sum())
-            if not len(splits[name]):
-                raise UserError(
-                    f"the filter drops all {len(weights)} {name} checkpoints of zoo {zoo.name}: each holds a NaN or a "
-                    f"weight beyond weight_threshold {weight_threshold}. Raise the threshold or choose other epochs."
-                )
+                scores = kept.metrics["validation_accuracy"]
+            dropped[name] = len(rows) - len(kept)
             digest.update(splits[name].numpy().tobytes())
         reference = None
         if aligned:

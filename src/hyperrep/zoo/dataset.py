@@ -125,6 +125,25 @@ class ZooSplit:
             raise UserError(f"epochs {missing} are not in the zoo; it holds {stored}.")
         return self[torch.isin(self.epoch, torch.tensor(epochs))]
 
+    def within(self, weight_threshold: float, name: str = "given") -> "ZooSplit":
+        """The checkpoints that can be learned from: no NaN, and no weight beyond the threshold in absolute value.
+
+        Args:
+            weight_threshold (`float`): infinity keeps every finite checkpoint.
+            name (`str`, *optional*): what the error calls them.
+
+        Raises:
+            UserError: if none is left.
+        """
+        largest = self.weights.abs().amax(dim=1)
+        kept = (largest <= weight_threshold) & torch.isfinite(largest)  # False for NaN, too
+        if not kept.any():
+            raise UserError(
+                f"the filter drops all {len(self)} {name} checkpoints: each holds a NaN or a weight beyond "
+                f"weight_threshold {weight_threshold}. Raise the threshold or choose other epochs."
+            )
+        return self[kept]
+
 
 @dataclass(frozen=True)
 class Zoo:
