@@ -1,5 +1,6 @@
 """Training populations: what defines a network, whole trainings, and populations as differentiable functions."""
 
+import numpy as np
 import pytest
 import torch
 from populations import (
@@ -25,6 +26,7 @@ from hyperrep.population import (
     population_logits,
     train_population,
 )
+from hyperrep.population.dropout import dropout_keys
 from hyperrep.population.loop import LoopEngine
 from hyperrep.weights import WeightLayout
 
@@ -179,3 +181,20 @@ def test_population_cross_entropy_has_the_gradient_of_autograd(engine, network):
             gradient = layout.vectorize({name: p.grad for name, p in model.named_parameters()})
             torch.testing.assert_close(loss[i], expected, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(leaf.grad[i], upstream[i] * gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_the_orders_of_images_and_the_keys_of_dropout_are_drawn_with_different_numbers(monkeypatch):
+    """Sequences are padded with zeros: [seed, epoch] is [seed, epoch, 0]. The keys' third number is none."""
+
+    def state(numbers):
+        drawn.append(tuple(numbers))
+        return sequence(numbers)
+
+    drawn, sequence = [], np.random.SeedSequence
+    monkeypatch.setattr(np.random, "SeedSequence", state)
+    seeds, epochs = [0, 1, 2, 2**32 - 1], [0, 1, 2, 50]
+    for epoch in epochs:
+        image_order(seeds, epoch, 2)
+        dropout_keys(seeds, epoch)
+    states = {tuple(sequence(numbers).generate_state(4)) for numbers in drawn}
+    assert len(states) == len(drawn) == 2 * len(seeds) * len(epochs)

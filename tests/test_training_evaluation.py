@@ -199,7 +199,13 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("dies_at", [3, 13, 22, 33])
 def test_a_resumed_run_chooses_and_stops_as_an_undisturbed_one(zoo, tmp_path, monkeypatch, dies_at):
-    settings = {"num_train_epochs": 12, "eval_epochs": 1, "checkpoint_epochs": 3, "learning_rate": 0.03}
+    settings = {
+        "num_train_epochs": 12,
+        "eval_epochs": 1,
+        "checkpoint_epochs": 3,
+        "learning_rate": 0.03,
+        "lr_schedule": "constant",
+    }
     config = tiny_config(**settings, load_best_model_at_end=True, early_stopping_patience=3)
     whole = train(config, zoo, tmp_path / "whole")
     assert whole["best"]["step"] < whole["steps"]

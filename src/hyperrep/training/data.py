@@ -3,12 +3,12 @@
 import hashlib
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..weights import align
 from ..zoo import Zoo
+from .streams import seed_of
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,9 @@ class TrainingData:
         )
 
 
-def seed_from(*numbers: int) -> int:
-    """One seed from several numbers, such as seed, step and rank; close numbers give unrelated seeds."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 def epoch_order(num_rows: int, seed: int, epoch: int) -> Tensor:
     """Order of the training rows in one epoch, the same on every process."""
-    return torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed_from(seed, epoch)))
+    return torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed_of("order", seed, epoch)))
 
 
-__all__ = ["TrainingData", "epoch_order", "seed_from"]
+__all__ = ["TrainingData", "epoch_order"]

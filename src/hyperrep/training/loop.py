@@ -32,6 +32,7 @@ from .failures import interruptible, memory_errors_explained
 from .logs import append_log, flat, last_losses, machine, truncate_log
 from .selection import ModelSelection
 from .step import TrainingStep, learning_rate_at
+from .streams import seed_of
 
 
 # Settings that change what is written down, not what is learned: a resumed run may have others.
@@ -134,7 +135,7 @@ def train(
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
 
     # 2. model and optimiser, the last checkpoint in them
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed_of("weights", config.seed))
     model = HyperRepModel(_model_config(config, zoo, data))
     model.set_layer_statistics(data.train)
     if model.reference is not None and data.reference is not None:

@@ -13,7 +13,8 @@ from ..weights import WeightLayout
 from ..weights.augmentation import corrupt, permute
 from .behavior import BehavioralLoss
 from .config import TrainingConfig
-from .data import epoch_order, seed_from
+from .data import epoch_order
+from .streams import Purpose, seed_of
 
 
 class TrainingStep:
@@ -45,7 +46,10 @@ class TrainingStep:
         # the schedule is a function of the step and stays out of accelerate, which would run it once per process
         self.wrapped_model, self.wrapped_optimizer = accelerator.prepare(model, optimizer)
         self.wrapped_model.train()
-        self.generator = torch.Generator(accelerator.device)
+        self.generators: dict[Purpose, torch.Generator] = {
+            "augmentation": torch.Generator(accelerator.device),
+            "behavior": torch.Generator(accelerator.device),
+        }
         self.num_views = 2 if model.config.contrast_weight else 1
         self.steps_per_epoch = len(weights) // config.batch_size
         self.total_steps = self.steps_per_epoch * config.num_train_epochs
@@ -66,9 +70,10 @@ class TrainingStep:
             UserError: if the loss or its gradient is not finite; the model is left as it was before the step.
         """
         config, accelerator = self.config, self.accelerator
-        seed = seed_from(config.seed, step, accelerator.process_index)
-        torch.manual_seed(seed)  # dropout
-        self.generator.manual_seed(seed)
+        place = (config.seed, step, accelerator.process_index)
+        torch.manual_seed(seed_of("dropout", *place))  # it draws from the default generators
+        for purpose, generator in self.generators.items():
+            generator.manual_seed(seed_of(purpose, *place))
 
         # 1. gradients, of one micro-batch after the other
         losses: dict[str, Tensor] = {}
@@ -109,14 +114,14 @@ class TrainingStep:
 
     def _losses(self, rows: Tensor) -> dict[str, Tensor]:
         views, targets, clean = make_views(
-            self.weights[rows], self.layout, self.config, self.num_views, self.generator
+            self.weights[rows], self.layout, self.config, self.num_views, self.generators["augmentation"]
         )
         output = self.wrapped_model(views, target=targets, num_views=self.num_views)
         losses: dict[str, Any] = {name: getattr(output, name) for name in ("loss", "reconstruction_loss")}
         if output.contrastive_loss is not None:
             losses["contrastive_loss"] = output.contrastive_loss
         if self.behavior is not None:
-            losses |= self.behavior(self.model, clean, output, len(rows), self.generator)
+            losses |= self.behavior(self.model, clean, output, len(rows), self.generators["behavior"])
         return losses
 
 
