@@ -4,15 +4,18 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from .errors import UserError
+from .files.reading import wording
 from .hub import push_folder
 from .representation import HyperRepModel
 from .representation.batched import decode_rows
@@ -50,11 +53,23 @@ class WeightGenerationOutput:
         return {name: tensor.clone() for name, tensor in self.layout.unvectorize(self.weights[index]).items()}
 
     def model(self, index: int) -> PreTrainedModel:
-        """One network as a Hugging Face model, ready to use."""
+        """One network as a Hugging Face model, ready to use.
+
+        Raises:
+            UserError: if it is not known which network that is, or which activation it has.
+        """
         if self.network is None:
             raise UserError("the representation does not say which network its weights belong to (config.network).")
         arguments = {key: value for key, value in self.network.items() if key != "model_type"}
-        config = AutoConfig.for_model(self.network["model_type"], **arguments)
+        try:
+            config = AutoConfig.for_model(self.network["model_type"], **arguments)
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            raise UserError(f"the networks' configuration: {wording(error)}") from error
+        if "hidden_act" not in arguments and "hidden_act" in config.to_dict():
+            raise UserError(
+                "the networks of the zoo differ in hidden_act, so that weights do not say which is theirs; tell it: "
+                'pipe(..., network={"hidden_act": "relu"}), or --network hidden_act=relu.'
+            )
         model = AutoModelForImageClassification.from_config(config)
         model.load_state_dict(self.state_dict(index))
         return model.eval()
@@ -155,7 +170,12 @@ class HyperRepPipeline:
 
     @torch.no_grad()
     def __call__(
-        self, num_models: int = 1, *, generator: torch.Generator | None = None, batch_size: int = 256
+        self,
+        num_models: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+        batch_size: int = 256,
+        network: Mapping[str, Any] | None = None,
     ) -> WeightGenerationOutput:
         r"""
         Generate networks.
@@ -164,6 +184,8 @@ class HyperRepPipeline:
             num_models (`int`, *optional*, defaults to 1)
             generator (`torch.Generator`, *optional*): on the CPU; decides everything that is random.
             batch_size (`int`, *optional*, defaults to 256): latents decoded at once.
+            network (`Mapping`, *optional*): what the networks' configuration says instead of the representation's,
+                such as the activation, where the zoo's networks differ in it.
         """
         # 1. draw latents from the density
         seed = generator.initial_seed() if generator is not None else None
@@ -183,4 +205,5 @@ class HyperRepPipeline:
             "hyperrep_version": __version__,
         }
         layout = WeightLayout.from_list(config.layout)
-        return WeightGenerationOutput(weights, latents, layout, config.network, config.image_processor, made_by)
+        networks = {**(config.network or {}), **(network or {})} or None
+        return WeightGenerationOutput(weights, latents, layout, networks, config.image_processor, made_by)

@@ -59,6 +59,10 @@ def sample(
     bandwidth: Annotated[float | None, typer.Option(help="Of the kernel density.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="What the zoo's networks differ in, such as hidden_act=relu; may come several times."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Sample new networks and write each as a Hugging Face checkpoint."""
@@ -70,7 +74,8 @@ def sample(
     _hide_small_bars()
     pipe = HyperRepPipeline.from_pretrained(representation, revision=revision)
     pipe.sampler = refit(pipe.sampler, method, variant=variant, top=top, bandwidth=bandwidth)
-    networks = pipe(num_models, generator=torch.Generator().manual_seed(seed))
+    told = dict(entry.partition("=")[::2] for entry in network or ())
+    networks = pipe(num_models, generator=torch.Generator().manual_seed(seed), network=told)
     networks.save_pretrained(output, overwrite=overwrite)
     typer.echo(f"{num_models} networks in {output}")
 

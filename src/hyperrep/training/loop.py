@@ -114,19 +114,21 @@ def train(
     if resume and results_path.exists():
         logger.info("%s is already complete", output)
         return json.loads(results_path.read_text())
+    network, images_of_zoo = None, None
     try:
+        network = zoo.config.network_config()  # there is none where the networks' activations differ
         images_of_zoo = _find_images(zoo, images)
     except UserError as error:
-        if images or config.runs_networks:
+        if config.runs_networks:
+            raise UserError(f"the behavioural loss runs networks on images: {error}") from error
+        if images and network is not None:
             raise
-        images_of_zoo = None
+        if config.selects and config.metric_for_best_model == "accuracy":
+            raise UserError(f"metric_for_best_model accuracy needs the zoo's images: {error}") from error
         if accelerator.is_main_process:
             logger.warning("accuracies of reconstructed networks are left out: %s", error)
-    if config.selects and config.metric_for_best_model == "accuracy" and images_of_zoo is None:
-        raise UserError("metric_for_best_model accuracy needs the zoo's images, which were not found; give --images.")
     evaluate, behavior = Evaluator(data), None
-    if images_of_zoo is not None:
-        network = zoo.config.network_config()
+    if network is not None and images_of_zoo is not None:
         engine = choose_engine("auto", network)
         evaluate = Evaluator(data, network, engine, images_of_zoo)
         if config.runs_networks:

@@ -40,7 +40,7 @@ class ZooConfig:
     """What all checkpoints of a zoo share, as stored in `zoo_config.json`.
 
     Attributes:
-        network (`dict`): the networks' configuration, with `model_type`.
+        network (`dict`): the networks' configuration, with `model_type` and without what varies among them.
         layout (`list`): names and shapes of their tensors in the order of the weight vector.
         image_processor (`dict`): preprocessing, as in `preprocessor_config.json`.
         protocol (`dict`): the training recipe.
@@ -58,11 +58,16 @@ class ZooConfig:
     epochs: list[int]
     made_with: dict[str, Any]
 
+    def __post_init__(self):
+        # zoos of earlier versions name one of the values that a factor has
+        shared = {name: value for name, value in self.network.items() if name not in self.factors()}
+        object.__setattr__(self, "network", shared)
+
     def weight_layout(self) -> WeightLayout:
         return WeightLayout.from_list(self.layout)
 
     def network_config(self) -> SmallCNNConfig:
-        """The architecture all networks share.
+        """The architecture all networks share; initialiser and dropout, which decide no output, may vary.
 
         Raises:
             UserError: if they have different activations.
