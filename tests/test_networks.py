@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from PIL import Image
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
 
+from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, SmallCNNImageProcessor, initial_weights
 from hyperrep.networks.initialization import INITIALIZERS
 from hyperrep.weights import WeightLayout
@@ -161,7 +163,126 @@ def test_auto_classes_load_what_was_saved(channels, tmp_path):
     pixels = loaded_processor(image, return_tensors="pt")["pixel_values"]
     assert type(loaded_processor) is SmallCNNImageProcessor
     assert torch.equal(pixels, processor(image)["pixel_values"])
-    assert torch.equal(loaded(pixels).logits, model(pixels).logits)
+    # the loaded weights lie elsewhere in memory, and some processors' matrix products then round another way
+    torch.testing.assert_close(loaded(pixels).logits, model(pixels).logits)
+
+
+# The loss, and the Trainer
+
+
+def small_model(num_labels: int = 4, **config) -> SmallCNNForImageClassification:
+    network = {"image_size": 6, "conv_channels": [3], "conv_kernel_sizes": [3], "pool_sizes": [2], "hidden_sizes": [5]}
+    torch.manual_seed(0)
+    config |= {"initializer": "kaiming_uniform", "num_labels": num_labels}
+    return SmallCNNForImageClassification(SmallCNNConfig(**network, **config))
+
+
+IMAGES = torch.randn(7, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+CLASSES = torch.tensor([0, 3, 2, 2, 1, 0, 3])
+SEVERAL = torch.randint(0, 2, (7, 4), generator=torch.Generator().manual_seed(1))
+NUMBERS = torch.randn(7, 4, generator=torch.Generator().manual_seed(2))
+F = nn.functional
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(
+    ("problem_type", "num_labels", "labels", "by_hand"),
+    [
+        ("single_label_classification", 4, CLASSES, F.cross_entropy),
+        ("single_label_classification", 4, CLASSES.int(), lambda x, y: F.cross_entropy(x, y.long())),
+        ("single_label_classification", 4, CLASSES.byte(), lambda x, y: F.cross_entropy(x, y.long())),
+        ("multi_label_classification", 4, SEVERAL.float(), F.binary_cross_entropy_with_logits),
+        ("multi_label_classification", 4, SEVERAL, lambda x, y: F.binary_cross_entropy_with_logits(x, y.float())),
+        (
+            "multi_label_classification",
+            4,
+            SEVERAL.bool(),
+            lambda x, y: F.binary_cross_entropy_with_logits(x, y.float()),
+        ),
+        ("regression", 1, NUMBERS[:, 0], lambda x, y: ((x[:, 0] - y) ** 2).mean()),
+        ("regression", 1, NUMBERS[:, :1], lambda x, y: ((x - y) ** 2).mean()),
+        ("regression", 1, CLASSES, lambda x, y: ((x[:, 0] - y) ** 2).mean()),
+    ],
+)
+def test_the_loss_is_that_of_the_problem_type(problem_type, num_labels, labels, by_hand, told):
+    """Told in the configuration, or found from the labels."""
+    model = small_model(num_labels, **({"problem_type": problem_type} if told else {}))
+    output = model(IMAGES, labels=labels)
+    torch.testing.assert_close(output.loss, by_hand(output.logits, labels))
+    assert model.config.problem_type == problem_type
+    # the part of a mean over more numbers than this batch has
+    part = model(IMAGES, labels=labels, num_items_in_batch=3 * labels.numel()).loss
+    torch.testing.assert_close(part, output.loss / 3)
+
+
+def test_a_regression_may_have_several_outputs():
+    output = small_model(problem_type="regression")(IMAGES, labels=NUMBERS)
+    torch.testing.assert_close(output.loss, F.mse_loss(output.logits, NUMBERS))
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        (None, CLASSES.float()),
+        ("single_label_classification", SEVERAL.float()),
+        ("multi_label_classification", CLASSES),
+        ("regression", NUMBERS[:, 0]),  # torch would spread them over the outputs
+    ],
+)
+def test_labels_that_do_not_fit_the_loss_are_refused(problem_type, labels):
+    with pytest.raises(UserError, match="labels are torch"):
+        small_model(problem_type=problem_type)(IMAGES, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        ("single_label_classification", CLASSES),
+        ("multi_label_classification", SEVERAL.float()),
+        ("regression", NUMBERS),
+    ],
+)
+def test_the_trainer_takes_the_same_step_whatever_it_accumulates(problem_type, labels, tmp_path):
+    """Seven images in one batch, in seven, and in four of which the last is smaller."""
+    rows = Dataset.from_dict({"pixel_values": IMAGES.tolist(), "labels": labels.tolist()}).with_format("torch")
+    steps = []
+    for batch_size, accumulated in [(7, 1), (1, 7), (2, 4)]:
+        model = small_model(problem_type=problem_type)
+        before = WeightLayout.of(model).vectorize(model.state_dict()).clone()
+        arguments = TrainingArguments(
+            output_dir=tmp_path,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulated,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=1.0,
+            lr_scheduler_type="constant",
+            max_grad_norm=0,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        Trainer(model, arguments, train_dataset=rows).train()
+        steps.append(WeightLayout.of(model).vectorize(model.state_dict()) - before)
+    assert steps[0].norm() > 1e-2
+    for step in steps[1:]:
+        torch.testing.assert_close(step, steps[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_misspelt_argument_is_an_error():
+    with pytest.raises(TypeError, match="label"):
+        small_model()(IMAGES, label=CLASSES)
+
+
+def test_outputs_come_as_a_tuple_and_with_hidden_states_where_they_are_asked_for():
+    model = small_model()
+    output = model(IMAGES, labels=CLASSES, output_hidden_states=True)
+    assert [tuple(hidden.shape) for hidden in output.hidden_states] == [(7, 1, 6, 6), (7, 3, 2, 2), (7, 5)]
+    loss, logits = model(IMAGES, labels=CLASSES, return_dict=False)
+    torch.testing.assert_close((loss, logits), (output.loss, output.logits))
+    model.config.return_dict = False
+    assert len(model(IMAGES)) == 1
 
 
 def test_initial_weights_depend_on_the_seed_alone():
