@@ -1,17 +1,22 @@
 """What a user can get wrong, and what can go wrong: one clear line, and nothing is lost."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny_zoo import tiny_layout, write_tiny_zoo
+from tiny_zoo import tiny_layout, tiny_network, write_tiny_zoo
 from training_runs import files, one_thread, script, tiny_config  # noqa: F401
 
 from hyperrep.errors import UserError
+from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification
 from hyperrep.representation import HyperRepModel
 from hyperrep.training import loop, train
 from hyperrep.training import step as training_step
 from hyperrep.training.checkpoints import Checkpoints
 from hyperrep.training.failures import memory_errors_explained
 from hyperrep.training.step import make_views
+from hyperrep.weights import WeightLayout
+from hyperrep.zoo import load_zoo
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,22 @@ def test_resume_with_other_settings_or_another_zoo_is_refused(zoo, tmp_path):
         train(tiny_config(num_train_epochs=1), other, tmp_path / "out", resume=True)
     train(tiny_config(num_train_epochs=1, eval_epochs=7), zoo, tmp_path / "out", resume=True)
     assert {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")} == before
+
+
+@pytest.mark.parametrize("settings", [{"permute": True}, {"permute": False, "align": True}])
+def test_units_of_networks_with_skips_are_not_reordered(zoo, tmp_path, settings):
+    skipped = tiny_network().to_dict() | {
+        "conv_channels": [3, 3],
+        "conv_kernel_sizes": [3, 1],
+        "pool_sizes": [2, 1],
+        "skips": [[1, 2, "identity"]],  # has no tensors: the layout looks like that of a chain
+    }
+    tiny = load_zoo(zoo)
+    layout = WeightLayout.of(SmallCNNForImageClassification(SmallCNNConfig.from_dict(skipped)))
+    other = replace(tiny, config=replace(tiny.config, network=skipped, layout=layout.to_list()))
+    with pytest.raises(UserError, match=r"changes its outputs.*Set permute and align to false"):
+        train(tiny_config(**settings), other, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,64 +2,12 @@
 
 import pytest
 import torch
+from chains import NETWORKS, every_network, layout_of, outputs, random_weights
+from torch import nn
 
 from hyperrep.errors import UserError
-from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, initial_weights
-from hyperrep.weights import WeightLayout, align, permutation_indices, random_permutations
-
-
-NETWORKS = {
-    "grey": SmallCNNConfig(initializer="kaiming_uniform"),
-    "colour": SmallCNNConfig(num_channels=3, hidden_act="gelu", initializer="kaiming_uniform"),
-    "mlp": SmallCNNConfig(
-        image_size=6,
-        conv_channels=[],
-        conv_kernel_sizes=[],
-        pool_sizes=[],
-        hidden_sizes=[9, 7],
-        initializer="kaiming_uniform",
-    ),
-    # no fully connected hidden layer, and maps that are flattened into blocks of 3 x 3
-    "one linear": SmallCNNConfig(
-        image_size=8,
-        conv_channels=[5],
-        conv_kernel_sizes=[3],
-        pool_sizes=[2],
-        hidden_sizes=[],
-        initializer="kaiming_uniform",
-    ),
-}
-every_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-
-
-def layout_of(network: SmallCNNConfig) -> WeightLayout:
-    return WeightLayout.of(SmallCNNForImageClassification(network))
-
-
-def random_weights(network: SmallCNNConfig, models: int) -> torch.Tensor:
-    """Trained-looking weights: biases differ too, so that a misplaced one shows."""
-    generator = torch.Generator().manual_seed(models)
-    weights = initial_weights(network, list(range(models)))
-    return weights + 0.1 * torch.randn(weights.shape, generator=generator)
-
-
-def outputs(network: SmallCNNConfig, weights: torch.Tensor) -> torch.Tensor:
-    """Logits (models, images, classes) of weight vectors, by plain PyTorch, in float64."""
-    images = torch.randn(
-        6,
-        network.num_channels,
-        network.image_size,
-        network.image_size,
-        generator=torch.Generator().manual_seed(1),
-        dtype=torch.float64,
-    )
-    model = SmallCNNForImageClassification(network).double().eval()
-    layout = WeightLayout.of(model)
-    rows = []
-    for vector in weights.double():
-        model.load_state_dict(layout.unvectorize(vector))
-        rows.append(model(images).logits.detach())
-    return torch.stack(rows)
+from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification
+from hyperrep.weights import WeightLayout, permutation_indices, random_permutations, verify_symmetry
 
 
 @every_network
@@ -193,32 +141,63 @@ def test_layers_that_form_no_chain_are_refused():
         random_permutations(layout, 1)
 
 
-# ----------------------------------------------------------------------------------------------------- alignment
-
-
-@every_network
-def test_align_undoes_a_random_permutation(network):
-    layout = layout_of(network)
-    reference = random_weights(network, 1)[0]
-    indices = random_permutations(layout, 8, torch.Generator().manual_seed(5))
-    permuted = reference.expand(8, -1).gather(1, indices)
-    assert not torch.equal(permuted, reference.expand(8, -1))
-    assert torch.equal(align(permuted, reference, layout), reference.expand(8, -1))
-
-
-@every_network
-def test_align_brings_other_networks_closer_and_keeps_their_functions(network):
-    layout = layout_of(network)
-    weights = random_weights(network, 6)
-    reference = random_weights(network, 9)[8]
-    aligned = align(weights, reference, layout)
-    assert ((aligned - reference).norm(dim=1) < (weights - reference).norm(dim=1)).all()
-    assert torch.equal(aligned.sort(dim=1).values, weights.sort(dim=1).values)
-    torch.testing.assert_close(outputs(network, aligned), outputs(network, weights), rtol=0, atol=1e-11)
-
-
 def test_a_network_without_hidden_units_has_one_order():
     layout = WeightLayout((("linears.0.weight", (3, 4)), ("linears.0.bias", (3,))))
     weights = torch.randn(5, layout.num_params)
     assert torch.equal(weights.gather(1, random_permutations(layout, 5)), weights)
-    assert torch.equal(align(weights, weights[0], layout), weights)
+
+
+# ------------------------------------------------------------------------------------------ is there a symmetry at all
+
+IMAGES = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+class Parallel(nn.Module):
+    """Two branches that read the same: their parameters, one after the other, have the shapes of a chain."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.last((self.first(x) + self.second(x)).relu())
+
+
+class OtherOrder(Parallel):
+    def forward(self, x):
+        return self.last(self.first(self.second(x).relu()).relu())
+
+
+@every_network
+def test_chains_are_symmetric(network):
+    model = SmallCNNForImageClassification(network).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    verify_symmetry(layout_of(network), model, torch.rand(2, network.num_channels, *2 * [network.image_size]))
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("module", [Parallel(), OtherOrder()], ids=["parallel", "other order"])
+def test_modules_that_only_look_like_a_chain_are_refused(module):
+    with pytest.raises(UserError, match="changes its outputs"):
+        verify_symmetry(WeightLayout.of(module), module, torch.randn(4, 6))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"skips": [[0, 1, "conv"]]}, "skips.0.weight belongs to a skip"),
+        ({"skips": [[1, 2, "identity"]], "conv_channels": [4, 4, 4]}, "changes its outputs"),  # has no tensors
+    ],
+    ids=["conv", "identity"],
+)
+def test_networks_with_skips_are_refused(settings, said):
+    model = SmallCNNForImageClassification(SmallCNNConfig(**settings))
+    with pytest.raises(UserError, match=said):
+        verify_symmetry(WeightLayout.of(model), model, IMAGES)
+
+
+def test_a_layout_with_skips_is_never_permuted():
+    layout = layout_of(SmallCNNConfig(skips=[[0, 1, "conv"]]))
+    with pytest.raises(UserError, match=r"skips\.0\.weight belongs to a skip"):
+        random_permutations(layout, 2)

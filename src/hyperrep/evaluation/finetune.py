@@ -21,7 +21,7 @@ from ..images import ImageData
 from ..networks import SmallCNNConfig
 from ..population import Engine, Recipe, train_population
 from ..representation import HyperRepModel
-from ..representation.batched import align_rows, decode_rows, encode_rows
+from ..representation.batched import decode_rows, encode_rows
 from ..samplers import KDE_VARIANTS, KDESampler, UniformSampler
 from ..zoo import Zoo, ZooSplit
 from .novelty import nearest_similarity, vote_accuracy
@@ -140,7 +140,7 @@ def _populations(
     scores = training.metrics["validation_accuracy"]
     latents = encode_rows(model, training.weights)
     # the baseline gets the weights as the representation does: aligned, if it was trained on aligned ones
-    for method, points in (("S_KDE30", latents), ("B_KDE30", align_rows(model, training.weights))):
+    for method, points in (("S_KDE30", latents), ("B_KDE30", model.align(training.weights))):
         for variant in settings.variants:
             sampler = KDESampler(variant=variant, bandwidth=settings.bandwidth, top=settings.top)
             drawn = sampler.fit(points, scores).sample(settings.num_models, _generator(settings))

@@ -3,21 +3,12 @@
 import torch
 from torch import Tensor
 
-from ..weights import WeightLayout, align
 from .modeling_hyperrep import HyperRepModel
-
-
-def align_rows(model: HyperRepModel, weights: Tensor) -> Tensor:
-    """Weights (rows, num_params) as the model was trained to see them: aligned to its reference, if it has one."""
-    if model.reference is None:
-        return weights
-    return align(weights, model.reference.cpu(), WeightLayout.from_list(model.config.layout))
 
 
 @torch.no_grad()
 def encode_rows(model: HyperRepModel, weights: Tensor, batch_size: int = 256) -> Tensor:
-    """Latents (rows, latent_size) of weights (rows, num_params), on the CPU; aligns the networks if the model asks."""
-    weights = align_rows(model, weights)
+    """Latents (rows, latent_size) of weights (rows, num_params), on the CPU."""
     training = model.training
     model.eval()
     latents = torch.cat([model.encode(part.to(model.device)).float().cpu() for part in weights.split(batch_size)])

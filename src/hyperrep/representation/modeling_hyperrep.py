@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .alignment import align
 from .blocks import HyperRepAttention, HyperRepLayer
 from .configuration_hyperrep import HyperRepConfig
 from .losses import (
@@ -272,18 +273,32 @@ class HyperRepModel(HyperRepPreTrainedModel):
             self.layer_mean[i] = values.mean()
             self.layer_std[i] = values.std().clamp_min(MIN_LAYER_STD)
 
-    def encode(self, weights: Tensor, **kwargs) -> Tensor:
+    def align(self, weights: Tensor) -> Tensor:
+        """Weights (batch, num_params) with hidden units in the order that the model was trained to see: close to its
+        reference network, if it has one."""
+        return weights if self.reference is None else align(weights, self.reference, self.config.layout)
+
+    def encode(self, weights: Tensor, aligned: bool = False, **kwargs) -> Tensor:
         """
+        Latents of networks. If the model was trained on aligned ones, they are aligned first, so that the order of a
+        network's hidden units does not matter.
+
         Args:
             weights (`Tensor`): (batch, num_params), weight vectors in the order of `config.layout`.
+            aligned (`bool`, *optional*, defaults to `False`): they are what [`align`] makes already; saves the time.
 
         Returns:
             `Tensor`: (batch, latent_size), float32, in (-1, 1).
+
+        Raises:
+            ValueError: if the weights have another shape, or are to be aligned and not finite.
         """
         if weights.ndim != 2 or weights.shape[1] != self.config.num_params:
             raise ValueError(
                 f"weights have shape {list(weights.shape)}; this model reads (batch, {self.config.num_params})."
             )
+        if not aligned:
+            weights = self.align(weights)
         return self.encoder(self.standardized(weights).to(self.encoder.bottleneck.weight.dtype), **kwargs)
 
     def decode(self, latents: Tensor, **kwargs) -> Tensor:
@@ -320,13 +335,15 @@ class HyperRepModel(HyperRepPreTrainedModel):
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, weights: Tensor, target: Tensor | None = None, num_views: int = 1, **kwargs) -> HyperRepOutput:
         r"""
+        What training runs. Weights are taken as they are: give a model of aligned networks what [`align`] makes.
+
         Args:
             weights (`Tensor`): (num_views * batch, num_params). With two views, row `i` and row `batch + i` are two
                 augmentations of the same network.
             target (`Tensor`, *optional*): like `weights`, what to reconstruct; by default `weights` themselves.
             num_views (`int`, *optional*, defaults to 1): 1 or 2. With 2 the contrastive loss joins in.
         """
-        latents = self.encode(weights, **kwargs)
+        latents = self.encode(weights, aligned=True, **kwargs)
         reconstruction = self.decode(latents, **kwargs)
         projections = self.projection_head(latents) if self.projection_head is not None else None
 

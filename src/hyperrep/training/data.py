@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..weights import align
+from ..representation.alignment import align
 from ..zoo import Zoo
 from .streams import seed_of
 
@@ -54,9 +54,8 @@ class TrainingData:
             digest.update(splits[name].numpy().tobytes())
         reference = None
         if aligned:
-            layout = zoo.config.weight_layout()
             reference = splits["train"][scores.argmax()].clone()
-            splits = {name: align(weights, reference, layout) for name, weights in splits.items()}
+            splits = {name: align(weights, reference, zoo.config.layout) for name, weights in splits.items()}
         return cls(
             **splits,
             scores=scores,

@@ -49,7 +49,7 @@ def evaluate_reconstruction(
     baseline_errors = torch.zeros_like(errors)
     for batch in weights.split(batch_size):
         batch = batch.to(std.device)
-        reconstruction = model.decode(model.encode(batch))
+        reconstruction = model.decode(model.encode(batch, aligned=True))
         errors += layer_squared_errors(reconstruction, batch, sizes)
         baseline_errors += layer_squared_errors(train_mean.to(batch).expand_as(batch), batch, sizes)
     model.train(was_training)

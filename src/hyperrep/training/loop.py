@@ -16,12 +16,13 @@ from tqdm.auto import tqdm
 
 from ..errors import UserError
 from ..images import ImageData, ImageSplit
+from ..networks import SmallCNNConfig, SmallCNNForImageClassification
 from ..population import choose_engine
 from ..representation import HyperRepModel
 from ..representation.batched import encode_rows
 from ..representation.pca import initialize_by_pca
 from ..samplers import SAMPLER_FOLDER, KDESampler
-from ..weights import WeightLayout
+from ..weights import WeightLayout, verify_symmetry
 from ..zoo import Zoo, load_zoo, zoo_images
 from .behavior import BehavioralLoss
 from .checkpoints import Checkpoints, write_json
@@ -83,11 +84,8 @@ def train(
     if config.mixed_precision == "bf16" and not is_bf16_available():
         raise UserError("mixed_precision bf16 is not supported by this device; set mixed_precision no.")
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
-    if zoo.config.network.get("skips") and (config.permute or config.align):
-        raise UserError(
-            "the zoo's networks have skips, which tie units that permutations would tear apart; set permute and align "
-            "to false."
-        )
+    if config.permute or config.align:
+        _check_symmetry(zoo)
     data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold, config.align)
     try:
         accelerator = Accelerator(
@@ -279,6 +277,18 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData):
         },
         aligned=config.align,
     )
+
+
+def _check_symmetry(zoo: Zoo) -> None:
+    # which activation is all the same, and may differ between the networks of a zoo
+    network = SmallCNNConfig.from_dict({**zoo.config.network, "hidden_act": "tanh"})
+    images = torch.rand(
+        (2, network.num_channels, network.image_size, network.image_size), generator=torch.Generator().manual_seed(0)
+    )
+    try:
+        verify_symmetry(zoo.config.weight_layout(), SmallCNNForImageClassification(network), images)
+    except UserError as error:
+        raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false.") from error
 
 
 def _main_says(accelerator: Accelerator, yes: bool) -> bool:

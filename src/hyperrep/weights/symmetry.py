@@ -1,9 +1,11 @@
 """Permutations of hidden units: they change the weight vector and leave the network's function as it was."""
 
+import copy
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from .layout import WeightLayout
@@ -53,8 +55,11 @@ def permutation_indices(layout: WeightLayout, orders: Sequence[Tensor]) -> Tenso
         `Tensor`: (batch, num_params), int64.
 
     Raises:
-        UserError: if a layer's inputs are no multiple of the units before it.
+        UserError: if a layer's inputs are no multiple of the units before it, or a tensor belongs to a skip. What
+            names and shapes do not tell, [`verify_symmetry`] does.
     """
+    if skips := [name for name, _ in layout.tensors if name.startswith("skips.")]:
+        raise UserError(f"{skips[0]} belongs to a skip beside the chain of layers; units cannot be reordered.")
     batch_size, device = len(orders[0]), orders[0].device
     indices = torch.empty(batch_size, layout.num_params, dtype=torch.int64, device=device)
     inputs = layout_inputs(layout, layout.layers[0].name)
@@ -78,6 +83,45 @@ def permutation_indices(layout: WeightLayout, orders: Sequence[Tensor]) -> Tenso
             indices[:, end : layer.stop] = end + rows
         columns = rows
     return indices
+
+
+@torch.no_grad()
+def verify_symmetry(layout: WeightLayout, module: nn.Module, inputs: Tensor) -> None:
+    """Whether networks of this architecture may be permuted and aligned: tried out on random ones.
+
+    A layout knows names and shapes; skips without weights, parallel branches and layers that run in another order may
+    look like a chain in it.
+
+    Args:
+        layout ([`WeightLayout`]): of the module.
+        module (`nn.Module`): returns a tensor or, as in transformers, one under `logits`; it is not changed.
+        inputs (`Tensor`): (batch, ...), any that the module takes.
+
+    Raises:
+        UserError: if a reordering changes the function, or [`permutation_indices`] refuses the layout.
+    """
+    module = copy.deepcopy(module).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        indices = random_permutations(layout, 1, generator)[0]
+        weights = {  # large enough for every unit to matter, small enough not to saturate it
+            name: torch.randn(shape, generator=generator, dtype=torch.float64) / math.prod(shape[1:]) ** 0.5
+            for name, shape in layout.tensors
+        }
+        permuted = layout.unvectorize(layout.vectorize(weights)[indices])
+        expected, found = (_outputs(module, tensors, inputs.double()) for tensors in (weights, permuted))
+        difference = (found - expected).abs().max()
+        if not difference < 1e-6 * (1 + expected.abs().max()):
+            raise UserError(
+                f"reordering the hidden units of such a network changes its outputs (by up to {difference:.2g}): its "
+                "layers form no chain in the order of its tensors, as with skips or parallel branches. Such networks "
+                "can be neither permuted nor aligned."
+            )
+
+
+def _outputs(module: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    output = torch.func.functional_call(module, tensors, (inputs,))
+    return output if isinstance(output, torch.Tensor) else output.logits
 
 
 def layout_inputs(layout: WeightLayout, layer: str) -> int:
