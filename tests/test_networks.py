@@ -347,7 +347,7 @@ def test_from_pretrained_without_a_checkpoint_starts_like_initial_weights():
         torch.full((3, 10, 12), 51, dtype=torch.uint8),
         Image.new("L", (12, 10), 51),
         Image.new("RGB", (12, 10), (51, 51, 51)),
-        Image.new("RGBA", (12, 10), (51, 51, 51, 0)),
+        Image.new("RGBA", (12, 10), (51, 51, 51, 255)),
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])

@@ -259,7 +259,7 @@ def test_protocols_are_as_published():
         network = protocol.network_config([str(i) for i in range(10)])
         parameters = SmallCNNForImageClassification(network).num_parameters()
         assert parameters == (2864 if name in ("cifar10", "stl10") else 2464)
-        assert (protocol.processor().num_channels, protocol.processor().image_size) == (network.num_channels, 28)
+        assert (protocol.processor().num_channels, protocol.processor().size.height) == (network.num_channels, 28)
 
 
 def test_settings_are_checked():

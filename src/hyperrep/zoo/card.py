@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..networks import SmallCNNImageProcessor
+
 
 if TYPE_CHECKING:
     from .dataset import ZooConfig, ZooSplit
@@ -119,10 +121,7 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
         train_size=f"{config.images['train']:,}",
         validation_size=f"{config.images['validation']:,}",
         test_size=f"{config.images['test']:,}",
-        preprocessing=", ".join(
-            f"{key} {config.image_processor[key]}"
-            for key in ("num_channels", "image_size", "fit", "image_mean", "image_std")
-        ),
+        preprocessing=_preprocessing(config),
         network=(
             f"convolutions {network['conv_channels']} with kernels {network['conv_kernel_sizes']}, max-pools "
             f"{network['pool_sizes']}, hidden layers {network['hidden_sizes']}, activation {network['hidden_act']}"
@@ -234,6 +233,15 @@ def _saw_a_part(config: "ZooConfig") -> bool:
     """Whether the images are fewer than those of the data set that the protocol names."""
     used = config.images["train"] + config.images["validation"]
     return used != TRAINING_IMAGES.get(config.protocol["name"], used)
+
+
+def _preprocessing(config: "ZooConfig") -> str:
+    processor = SmallCNNImageProcessor.from_dict(config.image_processor)
+    size, fit = (processor.crop_size, "crop") if processor.do_center_crop else (processor.size, "resize")
+    return (
+        f"num_channels {processor.num_channels}, image_size {size.height}, fit {fit}, image_mean "
+        f"{list(processor.image_mean)}, image_std {list(processor.image_std)}"
+    )
 
 
 def _images_note(config: "ZooConfig") -> str:
