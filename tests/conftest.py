@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import hyperrep_cli  # noqa: F401  # before torch: it lets waiting threads sleep, which a busy machine needs
 from hyperrep.images import load_images
 from hyperrep.population import choose_engine
 from hyperrep.training import TrainingConfig, train
