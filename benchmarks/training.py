@@ -46,7 +46,6 @@ from hyperrep.weights import WeightLayout
 
 
 NETWORK = SmallCNNConfig()
-PRESETS = Path(__file__).parent.parent / "scripts" / "configs"
 ROUNDS = 3
 BATCH = 128  # networks
 PARTS = ("views and augmentation", "forward", "behavioural loss", "backward", "update")
@@ -76,7 +75,7 @@ class Ours:
     """Training as the loop does it, one step at a time."""
 
     def __init__(self, preset: str, batch: int | None = None, device: str = "cpu"):
-        self.settings = TrainingConfig.from_yaml(PRESETS / preset)
+        self.settings = TrainingConfig.from_yaml(preset)
         self.batch, self.device = batch or self.settings.batch_size, device
         torch.manual_seed(0)
         networks = initial_weights(NETWORK, list(range(self.batch)))
@@ -202,7 +201,7 @@ def main() -> None:
         report(f"{title}: step", 1e3 * whole, "ms", [1e3 * sum(step.values()) for step in steps])
 
     print(f"{machine_name()}; torch {torch.__version__}\n")
-    ours = Ours("hyperrep_mnist_paper.yaml", arguments.batch)
+    ours = Ours("mnist-paper", arguments.batch)
     plain = Plain(ours)
     report("largest difference of reconstructions in float32", largest_difference(ours, plain), "std")
     ours.step()
@@ -222,12 +221,12 @@ def main() -> None:
     report("ours reaches of the matrix product's rate", 100 * ours.flop / step / rate, "%")
     del ours, plain
 
-    small = Ours("hyperrep_mnist.yaml")
+    small = Ours("mnist")
     small.step()
     table(f"small preset, {small.batch} networks", [small.step() for _ in range(10 * arguments.rounds)])
 
     if torch.cuda.is_available():
-        large = Ours("hyperrep_mnist_paper.yaml", device="cuda")
+        large = Ours("mnist-paper", device="cuda")
         for _ in range(3):
             large.step()
         steps = [large.step() for _ in range(10 * arguments.rounds)]

@@ -21,7 +21,7 @@ STORY = [
     ),
     (
         "2. Learn a hyper-representation of their weights",
-        "train scripts/configs/hyperrep_digits.yaml --zoo {demo}/zoo --output {demo}/representation",
+        "train digits --zoo {demo}/zoo --output {demo}/representation",
     ),
     (
         "3. Sample twelve new networks and write them as checkpoints",

@@ -11,7 +11,6 @@ from hyperrep.training import TrainingConfig, train
 from hyperrep.zoo import ZooSettings, build_zoo, get_protocol
 
 
-ROOT = Path(__file__).parent.parent
 QUICK = {"num_train_epochs": 1, "behavior_images": 2, "hidden_size": 32, "intermediate_size": 32}
 
 
@@ -34,5 +33,5 @@ def digits_zoo(tmp_path_factory, digits_images) -> Path:
 def representation(tmp_path_factory, digits_zoo) -> Path:
     """A folder as `hyperrep train` leaves it, hardly trained."""
     folder = tmp_path_factory.mktemp("model") / "hyperrep-digits"
-    train(TrainingConfig.from_yaml(ROOT / "scripts/configs/hyperrep_digits.yaml", QUICK), digits_zoo, folder)
+    train(TrainingConfig.from_yaml("digits", QUICK), digits_zoo, folder)
     return folder

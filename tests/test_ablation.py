@@ -3,7 +3,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from conftest import QUICK, ROOT
+from conftest import QUICK
 from training_runs import one_thread  # noqa: F401
 
 from hyperrep import HyperRepModel, load_zoo
@@ -24,7 +24,7 @@ INGREDIENTS = {
 
 
 def digits_config() -> TrainingConfig:
-    return TrainingConfig.from_yaml(ROOT / "scripts/configs/hyperrep_digits.yaml", QUICK)
+    return TrainingConfig.from_yaml("digits", QUICK)
 
 
 def settings(config: TrainingConfig) -> dict:
@@ -49,7 +49,7 @@ def test_subsets_differ_in_nothing_but_their_ingredients():
 
 
 def test_only_what_a_configuration_has_is_left_out():
-    paper = TrainingConfig.from_yaml(ROOT / "scripts/configs/hyperrep_mnist_paper.yaml")
+    paper = TrainingConfig.from_yaml("mnist-paper")
     assert list(subsets(paper)) == ["normalization", "none"]
     with pytest.raises(UserError, match="nothing to leave out"):
         subsets(subsets(paper)["none"])

@@ -17,7 +17,7 @@ from hyperrep.zoo.dataset import write_split
 
 
 ROOT = Path(__file__).parent.parent
-CONFIG = ROOT / "scripts/configs/hyperrep_digits.yaml"
+CONFIG = "digits"
 
 
 @pytest.fixture

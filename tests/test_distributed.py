@@ -141,5 +141,17 @@ def test_two_processes_stop_early_together_and_keep_the_best(tmp_path):
     assert results["validation"]["reconstruction_loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
+@pytest.mark.parametrize("launcher", [ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])
+def test_a_mistake_that_all_processes_make_is_told_once(tmp_path, launcher):
+    command = [sys.executable, "-m", *launcher.split(), "-m", "hyperrep_cli", "train", "mnits", "--zoo", "z"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [*command, "--output", str(tmp_path / "out")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode != 0
+    assert run.stderr.count("error: there is neither a file nor a preset 'mnits'; did you mean 'mnist'?") == 1
+    assert not (tmp_path / "out").exists()
+
+
 if __name__ == "__main__":
     worker(Path(sys.argv[1]))

@@ -32,7 +32,7 @@ def test_the_blocks_load_sample_train_and_publish(tmp_path):
     network = protocol.network_config(images.classes)
     settings = ZooSettings(protocol, models=20, epochs=25, keep_epochs=(0, 21, 22, 23, 24, 25))
     build_zoo(settings, images, choose_engine("auto", network), zoo)
-    config = TrainingConfig.from_yaml(ROOT / "scripts/configs/hyperrep_digits.yaml", QUICK)
+    config = TrainingConfig.from_yaml("digits", QUICK)
     train(config, zoo, tmp_path / "org" / "hyperrep-digits")
     shutil.copytree(ROOT / "scripts" / "configs", tmp_path / "scripts" / "configs")
 

@@ -11,12 +11,12 @@ from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 from tiny_zoo import TINY_SETTINGS, tiny_layout, write_tiny_zoo
-from training_runs import ROOT, files, one_thread, script, tiny_config, wait_for  # noqa: F401
+from training_runs import files, one_thread, script, tiny_config, wait_for  # noqa: F401
 from transformers import AutoModel
 
 from hyperrep.errors import UserError
 from hyperrep.representation import HyperRepModel
-from hyperrep.training import TrainingConfig, evaluate_reconstruction, loop, parse_overrides, train
+from hyperrep.training import TrainingConfig, evaluate_reconstruction, loop, train
 from hyperrep.training.checkpoints import Checkpoints
 from hyperrep.training.data import TrainingData, epoch_order
 from hyperrep.training.step import learning_rate_at, make_views
@@ -26,57 +26,6 @@ from hyperrep.zoo import load_zoo
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
     return write_tiny_zoo(tmp_path_factory.mktemp("zoo") / "tiny")
-
-
-# Settings
-
-
-def test_an_unknown_key_names_the_nearest():
-    with pytest.raises(UserError, match="'hidden_sizze' is unknown; did you mean 'hidden_size'"):
-        TrainingConfig.from_dict({"hidden_sizze": 64})
-    with pytest.raises(UserError, match="'lerning_rate' is unknown; did you mean 'learning_rate'"):
-        TrainingConfig.from_dict({"lerning_rate": 1e-3})
-
-
-def test_what_the_zoo_decides_cannot_be_set():
-    with pytest.raises(UserError, match="'layout' is unknown"):
-        TrainingConfig.from_dict({"layout": []})
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"batch_size": "many"}, "'batch_size' expected int, got str"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"optimizer": "sgd"}, "'sgd' is unknown; choose from adam, adamw"),
-        ({"hidden_size": 30}, "hidden_size 30 is no multiple of num_attention_heads 4"),
-        ({"erase_scale": [0.1]}, "erase_scale is"),
-        ({"epochs": []}, "epochs is empty"),
-    ],
-)
-def test_a_wrong_value_is_one_sentence(values, message):
-    with pytest.raises(UserError, match=message) as error:
-        TrainingConfig.from_dict(values)
-    assert "\n" not in str(error.value)
-
-
-def test_yaml_and_overrides(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("learning_rate: 1e-3  # text in YAML 1.1\nlatent_size: 8\nbatch_size: 4\n")
-    overrides = parse_overrides(["--batch-size", "16", "--permute=false", "--erase_scale", "[0, 0.1]"])
-    config = TrainingConfig.from_yaml(path, overrides)
-    assert (config.learning_rate, config.batch_size, config.permute) == (1e-3, 16, False)
-    assert config.erase_scale == [0.0, 0.1]
-    assert config.model == {"latent_size": 8}
-    with pytest.raises(UserError, match="--seed has no value"):
-        parse_overrides(["--seed"])
-    with pytest.raises(UserError, match="there is no configuration file"):
-        TrainingConfig.from_yaml(tmp_path / "nowhere.yaml")
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "scripts" / "configs").glob("hyperrep_*.yaml")), ids=lambda p: p.stem)
-def test_published_configurations_are_valid(path):
-    TrainingConfig.from_yaml(path)
 
 
 # Data

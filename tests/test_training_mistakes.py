@@ -193,4 +193,4 @@ def test_script_reports_a_mistake_in_one_line(zoo, tmp_path):
     run = script(path, zoo, tmp_path / "out")
     stderr = run.communicate()[1]
     assert run.returncode == 2
-    assert stderr.splitlines() == ["error: key 'hidden_sizze' is unknown; did you mean 'hidden_size'?"]
+    assert stderr.splitlines() == [f"error: {path}: key 'hidden_sizze' is unknown; did you mean 'hidden_size'?"]

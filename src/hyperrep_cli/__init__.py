@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from . import zoo
-from .commands import OVERRIDABLE, card, evaluate_app, push, sample, train_representation
+from .commands import OVERRIDABLE, card, evaluate_app, push, sample, tell_once, train_representation
 
 
 # Threads that wait for one another sleep, where OpenMP lets them spin: on a busy machine they spin in the place of the
@@ -61,6 +61,6 @@ def main() -> None:
     except Exception as error:
         # imported late, and only when something went wrong: it pulls in nothing but the exception
         if "hyperrep.errors" in sys.modules and isinstance(error, sys.modules["hyperrep.errors"].UserError):
-            typer.echo(f"error: {error}", err=True)
+            tell_once(f"error: {error}")
             sys.exit(2)
         raise

@@ -1,5 +1,7 @@
 """The commands beside `hyperrep zoo`: train, sample, evaluate, card, push."""
 
+import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,8 @@ import typer
 Representation = Annotated[str, typer.Argument(help="Folder or Hub id of a representation.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+PATIENCE = 10  # seconds that another process than the first keeps an error to itself
 
 # commands that read a configuration take any of its keys as --key value
 OVERRIDABLE = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -25,7 +29,7 @@ def _hide_small_bars() -> None:
 
 def train_representation(
     context: typer.Context,
-    config: Annotated[Path, typer.Argument(help="YAML file of model and training settings.")],
+    config: Annotated[str, typer.Argument(help="YAML file of settings, or a preset: digits, mnist, mnist-paper.")],
     zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
     output: Annotated[Path, typer.Option(help="Folder of the representation.")],
     images: Annotated[
@@ -34,17 +38,36 @@ def train_representation(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a hyper-representation on a zoo (one process; for several: accelerate launch scripts/train.py).
+    """Train a hyper-representation on a zoo; on several processes: accelerate launch -m hyperrep_cli train ...
 
     Any key of CONFIG can be given as --key value, such as --learning-rate 3e-4.
     """
     from hyperrep.training import TrainingConfig, parse_overrides, train
+    from hyperrep.training.failures import Interrupted
     from hyperrep.training.memory import keep_freed_memory
 
     _hide_small_bars()
     keep_freed_memory()
     settings = TrainingConfig.from_yaml(config, parse_overrides(context.args))
-    train(settings, zoo, output, resume=resume, overwrite=overwrite, images=images)
+    try:
+        results = train(settings, zoo, output, resume=resume, overwrite=overwrite, images=images)
+    except Interrupted as interrupted:
+        tell_once(str(interrupted))
+        raise typer.Exit(128 + interrupted.signal) from None
+    validation, test = results["validation"]["r2"], results["test"]["r2"]
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"{output}: R² {validation:.4f} on the validation split, {test:.4f} on the test split")
+
+
+def tell_once(message: str) -> None:
+    """One line on standard error, though each of several processes may come to it.
+
+    What all of them find is told by the first. What only another one finds is told by that one: the launcher ends it
+    while it waits, unless the first goes on.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(PATIENCE)
+    typer.echo(message, err=True)
 
 
 def sample(
@@ -110,7 +133,7 @@ def finetune(
 @evaluate_app.command(context_settings=OVERRIDABLE)
 def ablation(
     context: typer.Context,
-    config: Annotated[Path, typer.Argument(help="YAML file of model and training settings.")],
+    config: Annotated[str, typer.Argument(help="YAML file of settings, or a preset: digits, mnist, mnist-paper.")],
     zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
     output: Annotated[Path, typer.Option(help="Folder for the runs and the results.")],
     images: Annotated[

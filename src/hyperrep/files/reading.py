@@ -5,11 +5,12 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
+import yaml
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..errors import UserError
 
 
 LARGEST_JSON = 64 * 2**20  # bytes; the index of ten thousand networks takes a hundredth of it
+LARGEST_YAML = 2**20  # bytes; settings written by hand
 T = TypeVar("T")
 
 
@@ -64,6 +66,57 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """What settings need of YAML: plain values. No key twice, no references, which may grow without bounds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError(f"alias *{self.peek_event().anchor} is no plain value; write it out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _without_repetition([(self.construct_object(key, deep=True), None) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str | Path) -> Any:
+    """The value that a YAML text stands for; nothing is executed.
+
+    Args:
+        text (`str`)
+        where (`str` or `Path`): where it comes from, for the message.
+
+    Raises:
+        UserError: if it is no YAML, or holds a key twice, an alias, or a tag of a programming language.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}.") from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The settings `key: value` in a YAML file; none if it is empty.
+
+    Raises:
+        UserError: as [`parse_yaml`], or if the file cannot be read, is no text in UTF-8, is larger than 1 MB, or holds
+            something else.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST_YAML:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes; no settings file is that large.")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8: {error}.") from error
+    values = parse_yaml(text, path)
+    if not isinstance(values, dict | None):
+        raise UserError(f"{path} holds a {type(values).__name__}; it should hold lines `key: value`.")
+    return values or {}
+
+
 def construct(cls: type[T], values: Mapping[str, Any], where: str | Path) -> T:
     """A dataclass from values that came from outside; no key too many, none missing.
 
@@ -101,12 +154,15 @@ def wording(error: BaseException) -> str:
     return " ".join(str(cause).split()) or type(cause).__name__
 
 
-def read_tensors(path: str | Path, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, Tensor]:
+def read_tensors(
+    path: str | Path, shapes: Mapping[str, Sequence[int | None]], integers: Collection[str] = ()
+) -> dict[str, Tensor]:
     """The tensors of a safetensors file, as float32 on the CPU.
 
     Args:
         path (`str` or `Path`)
         shapes (`Mapping`): every tensor that is expected, and its shape; `None` stands for any size.
+        integers (`Collection`, *optional*): names of tensors of int64 among them, which stay what they are.
 
     Raises:
         UserError: if the file cannot be read or is damaged, or a tensor is missing, too many, of another shape, no
@@ -128,6 +184,8 @@ def read_tensors(path: str | Path, shapes: Mapping[str, Sequence[int | None]]) -
     except SafetensorError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
     for name, tensor in tensors.items():
+        if name in integers and tensor.dtype == torch.int64:
+            continue
         if not tensor.is_floating_point():
             raise UserError(f"{path}: {name} holds {tensor.dtype}; floating-point numbers are needed.")
         tensors[name] = tensor.float()

@@ -1,17 +1,20 @@
 """Settings of a training run: a flat YAML file whose keys are checked, overridden by `--key value`."""
 
+import contextlib
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
 from ..errors import UserError
+from ..files import construct, parse_yaml, read_yaml
+from ..files.reading import wording
 from ..representation import HyperRepConfig
 from ..weights.augmentation import Augmentation
 
@@ -19,6 +22,8 @@ from ..weights.augmentation import Augmentation
 # What the zoo decides, not the user: a configuration file cannot set it.
 FROM_ZOO = ("layout", "network", "image_processor", "zoo", "aligned")
 MODEL_KEYS = tuple(name for name in HyperRepConfig.__annotations__ if name not in FROM_ZOO and name != "model_type")
+PRESETS = Path(__file__).parent.parent / "presets"
+LARGEST_COUNT = 10**9  # of steps, networks, units, ...; a seed may be any number of 63 bits
 BEHAVIOR_WEIGHTS = ("behavior_weight", "shuffled_weight", "interpolated_weight", "density_weight")
 CHOICES = {
     "optimizer": ("adam", "adamw"),
@@ -131,6 +136,8 @@ class TrainingConfig:
     log_with: str | list[str] | None = None
 
     def __post_init__(self) -> None:
+        for name, value in (vars(self) | self.model).items():
+            _check_numbers(name, value, str(TYPES.get(name)), name == "seed")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(choices)}.")
@@ -196,88 +203,134 @@ class TrainingConfig:
         try:
             return HyperRepConfig(**from_zoo, **self.model)
         except (StrictDataclassError, ValueError) as error:
-            raise UserError(_wording(error)) from error
+            raise UserError(wording(error)) from error
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrainingConfig":
+    def from_dict(cls, values: Mapping[str, Any], where: str | Path = "settings") -> "TrainingConfig":
         """From flat keys, those of the model among them.
+
+        Args:
+            values (`Mapping`)
+            where (`str` or `Path`, *optional*): where they come from, for the message.
 
         Raises:
             UserError: for an unknown key, naming the nearest one, or a value that does not fit.
         """
-        own = [item.name for item in dataclasses.fields(cls) if item.name != "model"]
-        types = {item.name: item.type for item in dataclasses.fields(cls)} | HyperRepConfig.__annotations__
-        model: dict[str, Any] = {}
-        training: dict[str, Any] = {}
+        _check_keys(values, where)
+        values = {key: _typed(value, TYPES[key]) for key, value in values.items()}
         for key, value in values.items():
-            if key not in own and key not in MODEL_KEYS:
-                raise UserError(f"key {key!r} is unknown; did you mean {_nearest(key, [*own, *MODEL_KEYS])!r}?")
-            (training if key in own else model)[key] = _as_number(value, types[key])
-        try:
-            return cls(model=model, **training)
-        except StrictDataclassError as error:
-            raise UserError(_wording(error)) from error
+            _check_numbers(f"{where}: {key}", value, str(TYPES[key]), key == "seed")
+        model = {key: value for key, value in values.items() if key in MODEL_KEYS}
+        rest = {key: value for key, value in values.items() if key not in MODEL_KEYS}
+        return construct(cls, {"model": model} | rest, where)
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> "TrainingConfig":
-        """From a YAML file, with `overrides` on top.
+        """From a YAML file, or a preset of the package by its name, with `overrides` on top.
 
         Raises:
-            UserError: as [`from_dict`], or if the file does not exist or holds no keys.
+            UserError: as [`from_dict`], or if there is no such file or preset, or the file is no YAML.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"there is no configuration file {path}.")
-        try:
-            values = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
-            raise UserError(f"{path} holds a {type(values).__name__}; it should hold lines `key: value`.")
-        return cls.from_dict(values | dict(overrides or {}))
+        values, overrides = read_yaml(settings_file(path)), dict(overrides or {})
+        _check_keys(values, path)
+        _check_keys(overrides, "overrides")
+        return cls.from_dict(values | overrides, f"{path} with overrides" if overrides else path)
+
+
+# of every key that a file may have
+TYPES = {item.name: item.type for item in dataclasses.fields(TrainingConfig) if item.name != "model"} | {
+    name: HyperRepConfig.__annotations__[name] for name in MODEL_KEYS
+}
+
+
+def presets() -> list[str]:
+    """Names of the settings that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def settings_file(name_or_path: str | Path) -> Path:
+    """The file of settings at a path, or the package's preset of that name; a file wins over a preset.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    with contextlib.suppress(OSError):  # a name that is too long
+        if path.is_file():
+            return path
+    if name in presets():
+        return PRESETS / f"{name}.yaml"
+    if path.suffix or path.name != name:
+        raise UserError(f"there is no configuration file {path}.")
+    nearest = difflib.get_close_matches(name, presets(), n=1, cutoff=0.0)[0]
+    raise UserError(
+        f"there is neither a file nor a preset {name!r}; did you mean {nearest!r}? Presets are {', '.join(presets())}."
+    )
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """`["--learning-rate", "1e-3", "--permute=false"]` as `{"learning_rate": "1e-3", "permute": False}`.
 
     Raises:
-        UserError: if a key has no value, or a value no key.
+        UserError: if a key has no value, a value no key, a key comes twice, or a value is no YAML.
     """
     overrides: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        key, equals, value = argument.partition("=")
-        if not key.startswith("--"):
+        option, equals, value = argument.partition("=")
+        if not option.startswith("--"):
             raise UserError(f"argument {argument!r} stands alone; settings are given as --key value.")
         if not equals:
             if not rest:
                 raise UserError(f"{argument} has no value; settings are given as --key value.")
             value = rest.pop(0)
-        overrides[key[2:].replace("-", "_")] = yaml.safe_load(value)
+        key = option[2:].replace("-", "_")
+        if key in overrides:
+            raise UserError(f"{option} is given twice.")
+        overrides[key] = parse_yaml(value, f"{option} {value}")
     return overrides
 
 
-def _as_number(value: Any, expected: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text, for want of a dot."""
-    if isinstance(value, str) and "float" in str(expected):
+def _check_keys(values: Mapping[str, Any], where: str | Path) -> None:
+    for key in values:
+        if key not in TYPES:
+            nearest = difflib.get_close_matches(str(key), TYPES, n=1, cutoff=0.0)[0]
+            raise UserError(f"{where}: key {key!r} is unknown; did you mean {nearest!r}?")
+
+
+def _check_numbers(name: str, value: Any, expected: str, is_seed: bool) -> None:
+    """What no setting's number may be: NaN, infinite, huge, or a truth value in place of a number."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_numbers(name, item, expected, is_seed)
+    elif isinstance(value, bool):
+        if "bool" not in expected:
+            raise UserError(f"{name} is {str(value).lower()}; it takes no truth value.")
+    elif isinstance(value, int):
+        largest = 2**63 - 1 if is_seed else LARGEST_COUNT
+        if abs(value) > largest:
+            raise UserError(f"{name} is {_shown(value)}; it must be at most {largest}.")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} is {value}; it must be a finite number.")
+
+
+def _shown(number: int) -> str:
+    return str(number) if abs(number) < 10**30 else f"a number of {number.bit_length()} bits"
+
+
+def _typed(value: Any, expected: Any) -> Any:
+    """What YAML 1.1 takes for something else: `1e-3` is text, for want of a dot; `1` is no float; `no` is false."""
+    if expected == list[float] and isinstance(value, list):
+        return [_typed(item, float) for item in value]
+    if "float" in str(expected) and isinstance(value, str):
         try:
             return float(value)
         except ValueError:
             return value
-    if isinstance(value, list) and expected == list[float]:
-        return [float(item) if isinstance(item, int) else item for item in value]
-    return value
+    if expected is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_COUNT:
+        return float(value)
+    return "no" if value is False and expected is str else value
 
 
-def _nearest(key: str, valid: list[str]) -> str:
-    return difflib.get_close_matches(str(key), valid, n=1, cutoff=0.0)[0]
-
-
-def _wording(error: Exception) -> str:
-    """The sentence inside a strict dataclass' error, on one line."""
-    cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
-    return " ".join(str(cause).split())
-
-
-__all__ = ["MODEL_KEYS", "TrainingConfig", "parse_overrides"]
+__all__ = ["MODEL_KEYS", "TrainingConfig", "parse_overrides", "presets", "settings_file"]

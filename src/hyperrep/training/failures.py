@@ -15,24 +15,49 @@ from .config import TrainingConfig
 CPU_OUT_OF_MEMORY = ("not enough memory", "DefaultCPUAllocator")  # a plain RuntimeError there
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run that was asked to stop, and has written a checkpoint.
+
+    Args:
+        message (`str`): says how to go on.
+        signal (`int`): that asked for it.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
+class StopRequest:
+    """Whether SIGINT (Ctrl-C) or SIGTERM (`kill`, a scheduler that needs the machine) has come, and which."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+
 @contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """An event that SIGINT sets; a second SIGINT stops at once."""
-    event = threading.Event()
+def interruptible() -> Iterator[StopRequest]:
+    """A request that SIGINT and SIGTERM fill in; a second one stops at once."""
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may have handlers
-        yield event
+        yield request
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def on_interrupt(*_: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    def on_signal(number: int, _: Any) -> None:
+        request.signal = number
+        restore()
+
+    for number in before:
+        signal.signal(number, on_signal)
     try:
-        yield event
+        yield request
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 @contextmanager
@@ -51,4 +76,4 @@ def memory_errors_explained(config: TrainingConfig) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["interruptible", "memory_errors_explained"]
+__all__ = ["Interrupted", "StopRequest", "interruptible", "memory_errors_explained"]

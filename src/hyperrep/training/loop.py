@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ from .checkpoints import Checkpoints, write_json
 from .config import TrainingConfig
 from .data import TrainingData
 from .evaluation import Evaluator
-from .failures import interruptible, memory_errors_explained
+from .failures import Interrupted, interruptible, memory_errors_explained
 from .logs import append_log, flat, last_losses, machine, truncate_log
 from .selection import ModelSelection
 from .step import TrainingStep, learning_rate_at
@@ -72,7 +73,7 @@ def train(
     Raises:
         UserError: before anything is written, if settings, zoo and folder do not fit together; during training, if
             the loss becomes NaN or infinite.
-        KeyboardInterrupt: on SIGINT, once a checkpoint is written; it says how to resume.
+        Interrupted: a `KeyboardInterrupt`, on SIGINT and SIGTERM, once a checkpoint is written; it says how to resume.
     """
     # 1. check everything the user can get wrong, before anything is written
     output = Path(output)
@@ -182,11 +183,11 @@ def train(
         unit="step",
         disable=not accelerator.is_local_main_process,
     )
-    with progress, interruptible() as interrupted, memory_errors_explained(config):
+    with progress, interruptible() as request, memory_errors_explained(config):
         is_over = selection.exhausted  # already, if the run was killed between its last checkpoint and its results
         while state["step"] < advance.total_steps and not is_over:
             try:
-                losses, stopping = advance(state["step"], interrupted.is_set())
+                losses, stopping = advance(state["step"], request.signal is not None)
             except UserError as error:
                 steps = checkpoints.steps()
                 kept = f" The last good checkpoint is step {steps[-1]}." if steps else ""
@@ -225,9 +226,10 @@ def train(
                     is_over = _main_says(accelerator, selection.exhausted)
             if stopping and step < advance.total_steps:
                 save_checkpoint()
-                raise KeyboardInterrupt(
+                raise Interrupted(
                     f"interrupted after step {step} of {advance.total_steps}; a checkpoint is written, "
-                    f"go on with the same command and --resume."
+                    f"go on with the same command and --resume.",
+                    request.signal or signal.SIGINT,  # another process was asked
                 )
 
     # 4. results
