@@ -73,7 +73,7 @@ def assert_engines_agree(network: SmallCNNConfig, recipe: Recipe) -> None:
         evaluation = engine.evaluate(network, expected.weights, images, labels, predictions=True)
         expected_evaluation = LoopEngine().evaluate(network, expected.weights, images, labels, predictions=True)
         torch.testing.assert_close(evaluation.loss, expected_evaluation.loss, rtol=1e-5, atol=1e-5)
-        assert evaluation.predictions.dtype == torch.uint8
+        assert evaluation.predictions.dtype == torch.int32
         assert evaluation.predictions.shape == (len(SEEDS), NUM_IMAGES)
         assert (evaluation.predictions != expected_evaluation.predictions).sum() <= 1
         accuracy = (evaluation.predictions == labels).float().mean(1)
@@ -139,6 +139,7 @@ def test_engines_agree_for_every_activation_and_optimizer(activation, optimizer)
             },
             id="deep",
         ),
+        pytest.param(SMALL | {"num_labels": 300}, id="300 classes"),
         pytest.param({"skips": [[0, 1, "conv"], [1, 2, "conv"], [2, 3, "conv"]]}, id="conv skips"),
         pytest.param(
             {
@@ -399,10 +400,9 @@ def test_a_compiler_that_fails_is_no_compiler(no_compiler, monkeypatch, tmp_path
     assert list(tmp_path.rglob("*.so")) == []
 
 
-@pytest.mark.parametrize("network", [{"num_labels": 300}, {"image_size": 120, "pool_sizes": [17, 1, 1]}])
-def test_a_network_the_kernels_do_not_cover_goes_to_vmap(network, monkeypatch, caplog):
+def test_a_network_the_kernels_do_not_cover_goes_to_vmap(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    config = SmallCNNConfig(**network)
+    config = SmallCNNConfig(image_size=120, pool_sizes=[17, 1, 1])
     with caplog.at_level(logging.WARNING):
         assert type(choose_engine("auto", config)) is VmapEngine
     assert "are not covered" in caplog.text

@@ -49,6 +49,12 @@ def test_error_similarity_worked_by_hand():
     assert_close(nearest_similarity(others, None, labels), torch.tensor([0.5, 0.0, 0.5]))
 
 
+def test_a_network_alone_has_no_nearest_one():
+    labels, alone = torch.tensor([0, 1]), torch.tensor([[1, 1]])
+    assert nearest_similarity(alone, None, labels).tolist() == []  # it was -1
+    assert nearest_similarity(alone, alone[:0], labels).tolist() == []
+
+
 def test_a_vote_worked_by_hand():
     predictions = torch.tensor([[0, 1, 2, 2], [0, 1, 0, 1], [1, 2, 0, 0]], dtype=torch.uint8)
     assert (

@@ -6,9 +6,9 @@ from native_helpers import LANES, bits, random_images
 from populations import SMALL as NETWORK
 from torch import Tensor
 
-from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, initial_weights
 from hyperrep.population import Evaluation, Population, Recipe, image_order
+from hyperrep.population.checks import num_params
 from hyperrep.population.loop import LoopEngine
 from hyperrep.population.native import NativeEngine
 from hyperrep.population.native import compile as native_compile
@@ -225,24 +225,24 @@ def test_large_logits_do_not_overflow_the_loss():
 # ----------------------------------------------------------------------------------------------------------- arguments
 
 
-def test_arguments_that_the_kernels_must_not_see_are_refused():
-    network, recipe = SmallCNNConfig(**NETWORK), Recipe()
-    images, labels = random_images(network)
-    order = image_order([0], 1, len(labels))
-    population = Population.start(network, recipe, initial_weights(network, [0]))
-    engine, before = NativeEngine(threads=1), population.weights.clone()
-    with pytest.raises(UserError, match=r"images are \(1, 9, 9\), but the network takes \(1, 10, 10\)"):
-        engine.train_epoch(population, images[..., 1:, 1:], labels, order)
-    with pytest.raises(UserError, match="to 4, but the network has 4 classes"):
-        engine.train_epoch(population, images, labels + 1, order)
-    with pytest.raises(UserError, match="labels run from -1 to 2"):
-        engine.evaluate(network, population.weights, images, labels - 1)
-    with pytest.raises(UserError, match="order runs from 1 to 33, but there are 33 images"):
-        engine.train_epoch(population, images, labels, order + 1)
-    with pytest.raises(UserError, match=r"weights are \(1, 5\), but the network takes \(models, \d+\)"):
-        engine.evaluate(network, population.weights[:, :5], images, labels)
-    assert torch.equal(population.weights, before)
-    assert population.steps == 0
+SKIPS = {
+    "image_size": 12,
+    "conv_channels": [2, 2, 2],
+    "conv_kernel_sizes": [3, 2, 2],
+    "pool_sizes": [2, 1, 1],
+    "num_channels": 2,
+    "skips": [[0, 2, "identity"], [1, 2, "conv"], [1, 3, "identity"], [2, 3, "conv"]],
+}
+
+
+def test_the_kernels_read_as_many_parameters_as_the_network_has():
+    """Counted once for the door to the engines, once by the kernels, and once from the model itself."""
+    library = native_compile.load_library()
+    for architecture in ({}, NETWORK, {"conv_channels": [], "conv_kernel_sizes": [], "pool_sizes": []}, SKIPS):
+        network = SmallCNNConfig(**architecture)
+        expected = WeightLayout.of(SmallCNNForImageClassification(network)).num_params
+        assert num_params(network) == expected
+        assert native_engine._call(library.hyperrep_parameters, native_engine._describe(network)) == expected
 
 
 def test_any_layout_and_type_of_numbers_is_taken():

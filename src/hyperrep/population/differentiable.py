@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import SmallCNNConfig
+from .checks import check_inputs, check_targets
 from .native import NativeEngine
 from .population import Engine
 from .vmap import stacked_logits
@@ -15,6 +16,7 @@ def population_logits(network: SmallCNNConfig, weights: Tensor, images: Tensor, 
     """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images, no gradient."""
     if isinstance(engine, NativeEngine) and weights.device.type == "cpu":
         return engine.logits(network, weights, images)
+    weights, images = check_inputs(network, weights, images)
     with torch.no_grad():
         return stacked_logits(network, shared_images=True)(weights, images)
 
@@ -34,9 +36,14 @@ def population_cross_entropy(
 
     Returns:
         `Tensor`: (models,), nats.
+
+    Raises:
+        UserError: if weights, images and targets do not fit the network and one another.
     """
     if isinstance(engine, NativeEngine) and weights.device.type == "cpu":
         return _NativeCrossEntropy.apply(weights, network, images, targets, engine)
+    weights, images = check_inputs(network, weights, images)
+    targets = check_targets(network, weights, images, targets)
     logits = stacked_logits(network, shared_images=True)(weights, images)
     return nn.functional.cross_entropy(logits.transpose(1, 2), targets.transpose(1, 2), reduction="none").mean(1)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..weights import WeightLayout
+from .checks import check_epoch, check_evaluation
 from .dropout import dropout_factors
 from .modules import Network, hidden_units, logits_of, new_module
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
@@ -19,6 +20,7 @@ class LoopEngine:
     models_at_once = 8  # one would do; a shard of a zoo should be worth its file
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
+        images, labels, order = check_epoch(population, images, labels, order)
         losses, accuracies = [], []
         for i in range(len(population)):
             loss, accuracy = _train_one(population, i, images, labels, order[i])
@@ -31,6 +33,7 @@ class LoopEngine:
     def evaluate(
         self, network: Network, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
+        weights, images, labels = check_evaluation(network, weights, images, labels)
         model = new_module(network).eval()
         layout = WeightLayout.of(model)
         losses, accuracies, classes = [], [], []
@@ -41,7 +44,7 @@ class LoopEngine:
             classes.append(logits.argmax(1))
             accuracies.append((classes[-1] == labels).float().mean())
         return Evaluation(
-            torch.stack(losses), torch.stack(accuracies), torch.stack(classes).to(torch.uint8) if predictions else None
+            torch.stack(losses), torch.stack(accuracies), torch.stack(classes).int() if predictions else None
         )
 
 

@@ -1,5 +1,6 @@
 """What every engine shares: a population of networks in training, and the interface to train and evaluate it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,6 +43,9 @@ class Recipe:
             raise UserError(f"optimizer {self.optimizer!r} is unknown; choose from {', '.join(OPTIMIZERS)}.")
         if self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}; it must be at least 1.")
+        for name in ("learning_rate", "weight_decay", "momentum"):
+            if not 0 <= getattr(self, name) < math.inf:  # false for NaN, too
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a finite number, at least 0.")
 
 
 @dataclass
@@ -111,7 +115,7 @@ class Evaluation:
     Attributes:
         loss (`Tensor`): (models,), mean cross-entropy in nats.
         accuracy (`Tensor`): (models,), share of images classified correctly, 0 to 1.
-        predictions (`Tensor`, *optional*): (models, images), predicted class of each image, uint8.
+        predictions (`Tensor`, *optional*): (models, images), predicted class of each image, int32.
     """
 
     loss: Tensor
@@ -139,6 +143,9 @@ class Engine(Protocol):
             labels (`Tensor`): (images,), int64.
             order (`Tensor`): (models, images), int64: each model's image order; batches are consecutive slices.
 
+        Raises:
+            UserError: if these do not fit together.
+
         Returns:
             [`Evaluation`]: loss and accuracy averaged over the epoch, each batch as seen *before* its step.
         """
@@ -147,7 +154,11 @@ class Engine(Protocol):
     def evaluate(
         self, network: Network, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
-        """Evaluate weight vectors (models, num_params) on images; with `predictions`, return each image's class."""
+        """Evaluate weight vectors (models, num_params) on images; with `predictions`, return each image's class.
+
+        Raises:
+            UserError: if these do not fit together.
+        """
         ...
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from ..errors import UserError
 from ..networks import SmallCNNConfig
 from ..weights import WeightLayout
+from .checks import check_epoch, check_evaluation
 from .dropout import dropout_factors
 from .modules import Network, hidden_units, new_module
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
@@ -29,15 +31,21 @@ class VmapEngine:
         models_per_chunk (`int`, *optional*, defaults to 64): networks stacked in one pass; bounds the memory in use.
             Halved, for good, whenever a pass does not fit a GPU's memory.
         device (`str`, *optional*, defaults to `"cpu"`): where the passes run.
+
+    Raises:
+        UserError: if `models_per_chunk` is less than 1.
     """
 
     name = "vmap"
 
     def __init__(self, models_per_chunk: int = 64, device: str | torch.device = "cpu"):
+        if models_per_chunk < 1:
+            raise UserError(f"models_per_chunk is {models_per_chunk}; it must be at least 1.")
         self.models_per_chunk = self.models_at_once = models_per_chunk
         self.device = torch.device(device)
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
+        images, labels, order = check_epoch(population, images, labels, order)
         images, labels = images.to(self.device), labels.to(self.device)
         parts = self._in_chunks(
             len(population), lambda chunk: self._train_chunk(population, chunk, images, labels, order)
@@ -95,6 +103,7 @@ class VmapEngine:
     def evaluate(
         self, network: Network, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
+        weights, images, labels = check_evaluation(network, weights, images, labels)
         logits_of_all = stacked_logits(network, shared_images=True, device=self.device)
         images, labels = images.to(self.device), labels.to(self.device)
 
@@ -105,7 +114,7 @@ class VmapEngine:
             losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
             classes = logits.argmax(-1)
             accuracy = (classes == targets).float().mean(1)
-            return Evaluation(losses.cpu(), accuracy.cpu(), classes.to(torch.uint8).cpu() if predictions else None)
+            return Evaluation(losses.cpu(), accuracy.cpu(), classes.int().cpu() if predictions else None)
 
         parts = self._in_chunks(len(weights), evaluate_chunk)
         return Evaluation(

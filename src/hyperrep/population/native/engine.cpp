@@ -68,6 +68,7 @@ extern "C" {
 
 int hyperrep_lanes() { return LANES; }
 
+// For the tests.
 int hyperrep_parameters(const int32_t* description) { return Network(description).parameters; }
 
 // For the tests: apply exp (0), tanh (1) or erf (2) to count * LANES numbers in place.
@@ -143,7 +144,7 @@ void hyperrep_train(const int32_t* description, int64_t first_model, int64_t mod
 // predictions_stride) may be null.
 void hyperrep_evaluate(const int32_t* description, int64_t first_model, int64_t models, const float* weights,
                        const float* images, const int64_t* labels, int64_t begin, int64_t end, double* loss,
-                       int64_t* correct, uint8_t* predictions, int64_t predictions_stride, const int32_t* stop) {
+                       int64_t* correct, int32_t* predictions, int64_t predictions_stride, const int32_t* stop) {
   const NoDenormals guard;
   const Group group{first_model, models};
   const Network network(description);
@@ -163,7 +164,7 @@ void hyperrep_evaluate(const int32_t* description, int64_t first_model, int64_t 
       for (int lane = 0; lane < models; lane++) {
         loss[group.row(lane)] += (double)log_total[lane] - pass.logits(n)[label][lane];
         correct[group.row(lane)] += predicted[lane] == label;
-        if (predictions) predictions[group.row(lane) * predictions_stride + next + n] = (uint8_t)predicted[lane];
+        if (predictions) predictions[group.row(lane) * predictions_stride + next + n] = predicted[lane];
       }
     }
   }

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...networks import SmallCNNConfig
 from ...networks.skips import skips_of
+from ..checks import check_architecture, check_epoch, check_evaluation, check_inputs, check_targets
 from ..dropout import dropout_thresholds
 from ..modules import Network
 from ..population import OPTIMIZERS, Evaluation, Population
@@ -23,7 +24,6 @@ from .compile import NativeUnavailable, load_library
 
 ACTIVATION_CODES = {"tanh": 0, "relu": 1, "gelu": 2, "sigmoid": 3}
 LARGEST_POOL = 16  # a winner's place in its window fits a byte
-LARGEST_CLASSES = 256  # a predicted class fits a byte
 SLICES = 16  # of a group's work, so that threads finish together whatever the number of groups,
 SMALLEST_SLICE = 500  # unless they had fewer images than this
 
@@ -39,11 +39,14 @@ class NativeEngine:
 
     Raises:
         NativeUnavailable: if the kernels cannot be compiled here.
+        UserError: if `threads` is less than 1.
     """
 
     name = "native"
 
     def __init__(self, threads: int | None = None):
+        if threads is not None and threads < 1:
+            raise UserError(f"threads are {threads}; there must be at least 1.")
         self.library = load_library()
         self.lanes: int = self.library.hyperrep_lanes()
         self.threads = threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
@@ -55,31 +58,26 @@ class NativeEngine:
 
         Raises:
             NativeUnavailable: if the kernels cannot be compiled here, or do not cover the architecture.
+            UserError: if there can be no such network.
         """
-        if not isinstance(network, SmallCNNConfig):
-            raise NativeUnavailable(f"it trains small CNNs, not a {type(network).__name__}")
-        if network.hidden_act not in ACTIVATION_CODES:
-            raise NativeUnavailable(f"activation {network.hidden_act!r} is not one of {', '.join(ACTIVATION_CODES)}")
-        windows = [*network.pool_sizes, *(skip.window for skip in skips_of(network))]
-        if max(windows, default=1) > LARGEST_POOL or network.num_classes > LARGEST_CLASSES:
-            raise NativeUnavailable(
-                f"pools over {LARGEST_POOL} or more than {LARGEST_CLASSES} classes are not covered"
-            )
+        if isinstance(network, SmallCNNConfig):
+            check_architecture(network)
+        try:
+            _small_cnn(network)
+        except UserError as error:
+            raise NativeUnavailable(str(error)) from error
         return cls()
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
-        recipe, (models, count), network = population.recipe, order.shape, _small_cnn(population.network)
-        description, pixels = _describe(network), _pixels(network, images)
-        classes, sequence = _classes(network, labels), _array(order, np.int64)
-        if count and not (sequence.min() >= 0 and sequence.max() < len(pixels)):
-            raise UserError(
-                f"order runs from {sequence.min()} to {sequence.max()}, but there are {len(pixels)} images."
-            )
+        images, labels, order = check_epoch(population, images, labels, order)
+        network = _small_cnn(population.network)
+        recipe, (models, count), description = population.recipe, order.shape, _describe(network)
+        pixels, classes, sequence = _floats(images), _array(labels, np.int64), _array(order, np.int64)
         rates, decays = (_floats(population.per_model(name)) for name in ("learning_rate", "weight_decay"))
         dropout = _dropout(population)
         tensors = (population.weights, population.first_moment, population.second_moment)
         # copies, so that Ctrl-C leaves the population as it was
-        states = [self._vectors(network, tensor).copy() for tensor in tensors]
+        states = [_floats(tensor).copy() for tensor in tensors]
         loss, correct = np.zeros(models), np.zeros(models, np.int64)
 
         def train(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
@@ -102,11 +100,12 @@ class NativeEngine:
     def evaluate(
         self, network: Network, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
+        weights, images, labels = check_evaluation(network, weights, images, labels)
         network = _small_cnn(network)
-        description, pixels, source = _describe(network), _pixels(network, images), self._vectors(network, weights)
-        classes, count = _classes(network, labels), len(images)
+        description, source, pixels = _describe(network), _floats(weights), _floats(images)
+        classes, count = _array(labels, np.int64), len(images)
         loss, correct = np.zeros(len(source)), np.zeros(len(source), np.int64)
-        predicted = np.empty((len(source), count), np.uint8) if predictions else None
+        predicted = np.empty((len(source), count), np.int32) if predictions else None
 
         def evaluate(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
             for begin, end in _slices(count):
@@ -126,7 +125,9 @@ class NativeEngine:
 
     def logits(self, network: SmallCNNConfig, weights: Tensor, images: Tensor) -> Tensor:
         """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images."""
-        description, pixels, source = _describe(network), _pixels(network, images), self._vectors(network, weights)
+        weights, images = check_inputs(network, weights, images)
+        network = _small_cnn(network)
+        description, source, pixels = _describe(network), _floats(weights), _floats(images)
         count = len(images)
         result = np.empty((len(source), count, network.num_classes), np.float32)
 
@@ -155,8 +156,10 @@ class NativeEngine:
         Returns:
             `tuple[Tensor, Tensor]`: (models,) and (models, num_params).
         """
-        description, pixels, source = _describe(network), _pixels(network, images), self._vectors(network, weights)
-        wanted = _floats(targets.expand(len(source), len(images), network.num_classes))
+        weights, images = check_inputs(network, weights, images)
+        network = _small_cnn(network)
+        description, source, pixels = _describe(network), _floats(weights), _floats(images)
+        wanted = _floats(check_targets(network, weights, images, targets))
         loss, gradient = np.empty(len(source)), np.empty_like(source)
 
         def differentiate(first_model: int, size: int, stop: np.ndarray) -> Iterator[None]:
@@ -168,13 +171,6 @@ class NativeEngine:
 
         self._run(differentiate, len(source))
         return torch.from_numpy(loss).float(), torch.from_numpy(gradient)
-
-    def _vectors(self, network: SmallCNNConfig, weights: Tensor) -> np.ndarray:
-        """Weight vectors as an array, once their length is known to be what the kernels will read."""
-        expected = _call(self.library.hyperrep_parameters, _describe(network))
-        if weights.ndim != 2 or weights.shape[1] != expected:
-            raise UserError(f"weights are {tuple(weights.shape)}, but the network takes (models, {expected}).")
-        return _floats(weights)
 
     def _run(self, work, models: int) -> None:
         """Run `work(first_model, size, stop)` for every group of lanes, a slice at a time, in threads.
@@ -204,8 +200,17 @@ class NativeEngine:
 
 
 def _small_cnn(network: Network) -> SmallCNNConfig:
+    """The network, if the kernels cover it.
+
+    Raises:
+        UserError: says why not.
+    """
     if not isinstance(network, SmallCNNConfig):
-        raise UserError(f"the native engine trains small CNNs, not a {type(network).__name__}; take vmap.")
+        raise UserError(f"the native engine trains small CNNs, not a {type(network).__name__}; take vmap")
+    if network.hidden_act not in ACTIVATION_CODES:
+        raise UserError(f"activation {network.hidden_act!r} is not one of {', '.join(ACTIVATION_CODES)}")
+    if max([1, *network.pool_sizes, *(skip.window for skip in skips_of(network))]) > LARGEST_POOL:
+        raise UserError(f"pools over {LARGEST_POOL} are not covered; take vmap")
     return network
 
 
@@ -247,22 +252,6 @@ def _dropout(population: Population) -> tuple[np.ndarray | None, np.ndarray | No
         return None, None, None
     keys, rates = dropout
     return _array(keys, np.uint32), _array(dropout_thresholds(rates), np.uint32), _floats(1 / (1 - rates))
-
-
-def _pixels(network: SmallCNNConfig, images: Tensor) -> np.ndarray:
-    """Images as an array, once their shape is known to be what the kernels will read."""
-    expected = (network.num_channels, network.image_size, network.image_size)
-    if images.shape[1:] != expected:
-        raise UserError(f"images are {tuple(images.shape[1:])}, but the network takes {expected}.")
-    return _floats(images)
-
-
-def _classes(network: SmallCNNConfig, labels: Tensor) -> np.ndarray:
-    if len(labels) and not (labels.min() >= 0 and labels.max() < network.num_classes):
-        raise UserError(
-            f"labels run from {labels.min()} to {labels.max()}, but the network has {network.num_classes} classes."
-        )
-    return _array(labels, np.int64)
 
 
 def _array(tensor: Tensor, dtype: type) -> np.ndarray:

@@ -1,0 +1,152 @@
+"""The door to all engines: what they are given fits together, so that none reads beyond an array, stretches one number
+over many networks, or trains an image with another one's label."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+
+from ..errors import UserError
+from ..files.reading import wording
+from ..networks import SmallCNNConfig
+from ..weights import WeightLayout
+from .modules import Network
+from .population import Population
+
+
+def check_epoch(
+    population: Population, images: Tensor, labels: Tensor, order: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether a population can be trained for an epoch; see [`Engine.train_epoch`] for the arguments.
+
+    Returns:
+        `tuple[Tensor, Tensor, Tensor]`: images as float32, labels and order as int64.
+
+    Raises:
+        UserError: says what does not fit.
+    """
+    _, images, labels = check_evaluation(population.network, population.weights, images, labels)
+    models = len(population)
+    for name in ("first_moment", "second_moment"):
+        _floats(name, getattr(population, name), population.weights.shape)
+    for name, largest in {"learning_rates": math.inf, "weight_decays": math.inf, "dropouts": 1.0}.items():
+        values = getattr(population, name)
+        if values is None:
+            continue
+        _floats(name, values, [models])
+        if not (values.min() >= 0 and values.max() < largest):  # false for NaN, too
+            raise UserError(
+                f"{name} run from {values.min():g} to {values.max():g}; 0 to below {largest:g} are needed."
+            )
+    if population.dropout_keys is not None:
+        _whole("dropout_keys", population.dropout_keys, [models], 2**32)
+    order = _whole("order", order, [models, None], len(images), "there are {} images")
+    if not order.shape[1]:
+        raise UserError("order names no image.")
+    return images, labels, order
+
+
+def check_evaluation(
+    network: Network, weights: Tensor, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether networks can be evaluated; see [`Engine.evaluate`] for the arguments.
+
+    Returns:
+        `tuple[Tensor, Tensor, Tensor]`: weights and images as float32, labels as int64.
+
+    Raises:
+        UserError: says what does not fit.
+    """
+    weights, images = check_inputs(network, weights, images)
+    # how many outputs another module has, only its forward pass can tell
+    classes = network.num_classes if isinstance(network, SmallCNNConfig) else None
+    return weights, images, _whole("labels", labels, [len(images)], classes, "the network has {} classes")
+
+
+def check_inputs(network: Network, weights: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether weights (models, num_params) and images (images, ...) are those of a network.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: weights and images as float32.
+
+    Raises:
+        UserError: says what does not fit.
+    """
+    if isinstance(network, SmallCNNConfig):
+        check_architecture(network)
+        shape: Sequence[int | None] = [None, network.num_channels, network.image_size, network.image_size]
+    else:
+        shape = [None, *images.shape[1:]]
+    weights = _floats("weights", weights, [None, num_params(network)])
+    if not len(weights):
+        raise UserError("there are no networks: weights have no row.")
+    return weights, _floats("images", images, shape)
+
+
+def check_targets(network: SmallCNNConfig, weights: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Targets (models, images, classes) as float32.
+
+    Raises:
+        UserError: if they have another shape.
+    """
+    return _floats("targets", targets, [len(weights), len(images), network.num_classes])
+
+
+def num_params(network: Network) -> int:
+    """Length of a weight vector."""
+    if not isinstance(network, SmallCNNConfig):
+        return WeightLayout.of(network).num_params
+    channels, widths = network.map_channels, network.linear_sizes
+    count = sum(
+        outputs * (inputs * kernel**2 + 1)
+        for inputs, outputs, kernel in zip(channels, channels[1:], network.conv_kernel_sizes)
+    )
+    count += sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
+    skips = [(channels[source], channels[target]) for source, target, kind in network.skips if kind == "conv"]
+    return count + sum((inputs + 1) * outputs for inputs, outputs in skips)
+
+
+def check_architecture(network: SmallCNNConfig) -> None:
+    """Whether there can be such a network: its attributes may have been set since it was made.
+
+    Raises:
+        UserError: says what does not fit.
+    """
+    try:
+        network.validate()
+    except StrictDataclassError as error:
+        raise UserError(f"the network cannot be: {wording(error)}") from error
+    if min(*network.map_channels, *network.feature_sizes, *network.linear_sizes) < 1:
+        raise UserError(
+            f"the network cannot be: maps of {network.map_channels} channels and sizes {network.feature_sizes}, "
+            f"layers of {network.linear_sizes} units."
+        )
+
+
+def _floats(name: str, values: Tensor, shape: Sequence[int | None]) -> Tensor:
+    if not values.is_floating_point():
+        raise UserError(f"{name} are {values.dtype}; floating-point numbers are needed.")
+    _check_shape(name, values, shape)
+    return values.float()
+
+
+def _whole(
+    name: str, values: Tensor, shape: Sequence[int | None], end: int | None, why: str = "they must be less than {}"
+) -> Tensor:
+    """Whole numbers from 0 to `end` - 1."""
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise UserError(f"{name} are {values.dtype}; whole numbers are needed.")
+    _check_shape(name, values, shape)
+    values = values.long()
+    if values.numel() and (values.min() < 0 or (end is not None and values.max() >= end)):
+        raise UserError(f"{name} run from {values.min()} to {values.max()}, but {why.format(end)}.")
+    return values
+
+
+def _check_shape(name: str, values: Tensor, shape: Sequence[int | None]) -> None:
+    if len(values.shape) != len(shape) or any(s not in (None, size) for s, size in zip(shape, values.shape)):
+        needed = ", ".join("any" if size is None else str(size) for size in shape)
+        raise UserError(f"{name} are {tuple(values.shape)}; ({needed}) is needed.")
