@@ -1,6 +1,7 @@
 """The commands beside `hyperrep zoo`: train, sample, evaluate, card, push."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ Representation = Annotated[str, typer.Argument(help="Folder or Hub id of a repre
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
-PATIENCE = 10  # seconds that another process than the first keeps an error to itself
+PATIENCE = 30  # seconds that another process than the first keeps an error to itself
 
 # commands that read a configuration take any of its keys as --key value
 OVERRIDABLE = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -62,10 +63,13 @@ def train_representation(
 def tell_once(message: str) -> None:
     """One line on standard error, though each of several processes may come to it.
 
-    What all of them find is told by the first. What only another one finds is told by that one: the launcher ends it
-    while it waits, unless the first goes on.
+    The first process of a machine tells it. Once they work together, another one may have a trouble of its own; it
+    tells it when it was not ended meanwhile, as a launcher does when the first process fails.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+            return
         time.sleep(PATIENCE)
     typer.echo(message, err=True)
 
