@@ -25,10 +25,10 @@ def nearest_similarity(predictions: Tensor, others: Tensor | None, labels: Tenso
     """Similarity of each network to its most similar one among `others`, or, if `None`, among its own population.
 
     Returns:
-        `Tensor`: (models,); 1 minus it is the network's novelty. Empty where there is none to be compared with: `others`
-        has no row, or a population is a single network.
+        `Tensor`: (models,); 1 minus it is the network's novelty. Empty where there is none to compare with: `others`
+        has no row, or the population is a single network.
     """
-    if len(predictions if others is None else others) <= (others is None):
+    if (len(predictions) < 2) if others is None else (not len(others)):
         return torch.empty(0)
     if others is not None:
         return error_similarity(predictions, others, labels).max(dim=1).values

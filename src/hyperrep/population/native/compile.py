@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from functools import cache
@@ -15,6 +16,7 @@ from pathlib import Path
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-Wno-psabi")
 TUNING = (("-march=native",), ())  # the second where the compiler refuses the first
+SOURCES = Path(__file__).parent
 
 
 class NativeUnavailable(RuntimeError):
@@ -25,33 +27,36 @@ class NativeUnavailable(RuntimeError):
 def load_library() -> ctypes.CDLL:
     """The compiled kernels.
 
-    The file's name is a hash of the sources, the compiler and the processor, so that an update or another machine on
-    a shared home compiles afresh.
+    The file's name has a hash of the sources, the compiler and the processor, so that an update or another machine on
+    a shared home compiles afresh; and one of its content, so that a damaged file is never loaded.
 
     Raises:
-        NativeUnavailable: if there is no C++ compiler, it fails on our source, or the cache cannot be written.
+        NativeUnavailable: if there is no C++ compiler, it fails on our source, or there is no folder to keep the
+            result in that only this user may write to.
     """
-    compiler = _find_compiler()
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()[:1]
-    folder = Path(__file__).parent
-    sources = sorted([*folder.glob("*.h"), *folder.glob("*.cpp")])
-    key = hashlib.sha256()
-    how = repr((compiler, version, FLAGS, TUNING, _user_flags(), _processor()))
-    for part in [*(path.read_bytes() for path in sources), how.encode()]:
-        key.update(part)
-    library = _cache_folder() / f"engine-{key.hexdigest()[:24]}.so"
+    if os.name != "posix":
+        raise NativeUnavailable("the kernels are compiled on Linux and macOS only")
+    sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")])
     try:
-        if not library.exists():
-            _compile(compiler, folder / "engine.cpp", library)
-        return ctypes.CDLL(str(library))
-    except OSError as error:  # a read-only home, a full disk
-        raise NativeUnavailable(f"{error}; set XDG_CACHE_HOME to a folder the kernels can be kept in") from error
+        compiler = _find_compiler()
+        version = _run([*compiler, "--version"]).stdout.splitlines()[:1]
+        key = hashlib.sha256(repr((compiler, version, FLAGS, TUNING, _user_flags(), _processor())).encode())
+        for path in sources:
+            key.update(path.read_bytes())
+        folder, name = _own_folder(), f"engine-{key.hexdigest()[:24]}"
+        found = [path for path in sorted(folder.glob(f"{name}-*.so")) if _is_sound(path)]
+        return ctypes.CDLL(str(found[0] if found else _compile(compiler, folder, name)))
+    except (OSError, ValueError) as error:  # a read-only home, a full disk, one without programs; $CXX of odd quotes
+        raise NativeUnavailable(
+            f"{' '.join(str(error).split())}; set XDG_CACHE_HOME to a folder the kernels can be kept in"
+        ) from error
 
 
-def _find_compiler() -> str:
+def _find_compiler() -> list[str]:
     for name in (os.environ.get("CXX"), *COMPILERS):
-        if name and (path := shutil.which(name)):
-            return path
+        program, *arguments = shlex.split(name or "") or [""]  # CXX may be "ccache g++"
+        if path := shutil.which(program):
+            return [path, *arguments]
     raise NativeUnavailable("no C++ compiler was found (looked for $CXX, c++, g++ and clang++)")
 
 
@@ -71,21 +76,53 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()}"
 
 
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "hyperrep"
+def _own_folder() -> Path:
+    """The folder of the compiled kernels, which nobody but this user may write to: what lies there is executed."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hyperrep" / "kernels"
+    except RuntimeError as error:
+        raise NativeUnavailable(f"{error} Set XDG_CACHE_HOME to a folder the kernels can be kept in") from error
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid == os.geteuid():
+        folder.chmod(0o700)  # of a folder that was there
+    if not _is_only_ours(folder):
+        raise NativeUnavailable(
+            f"{folder} belongs to another user, or others may write to it, and what lies there would be executed; set "
+            "XDG_CACHE_HOME to a folder of your own"
+        )
+    return folder
 
 
-def _compile(compiler: str, source: Path, library: Path) -> None:
-    """Compile to a temporary name and rename, so that two processes may do so at once."""
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        target = Path(folder) / library.name
+def _is_only_ours(path: Path) -> bool:
+    status = path.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _is_sound(library: Path) -> bool:
+    """Whether it is the file that was compiled, whole, and nobody else's."""
+    if library.is_symlink() or not library.is_file() or not _is_only_ours(library):
+        return False
+    return library.stem.endswith(f"-{_content_hash(library)}")
+
+
+def _content_hash(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()[:24]
+
+
+def _compile(compiler: list[str], folder: Path, name: str) -> Path:
+    """Compile to a temporary name and rename, so that any number of processes may do so at once."""
+    source = SOURCES / "engine.cpp"
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        target = Path(temporary) / "engine.so"
         for tuning in TUNING:
-            command = [compiler, *FLAGS, *tuning, *_user_flags(), str(source), "-o", str(target)]
-            outcome = subprocess.run(command, capture_output=True, text=True)
+            outcome = _run([*compiler, *FLAGS, *tuning, *_user_flags(), str(source), "-o", str(target)])
             if outcome.returncode == 0:
-                target.replace(library)
-                return
+                target.chmod(0o700)  # whatever the umask
+                return target.replace(folder / f"{name}-{_content_hash(target)}.so")
+    how = f"was killed by signal {-outcome.returncode}" if outcome.returncode < 0 else "failed"
     last = (outcome.stderr.strip().splitlines() or ["no message"])[-1]
-    raise NativeUnavailable(f"{compiler} failed on {source.name}: {last}")
+    raise NativeUnavailable(f"{compiler[0]} {how} on {source.name}: {last}")
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
