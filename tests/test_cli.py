@@ -12,8 +12,7 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
 import hyperrep_cli
-from hyperrep.zoo import load_zoo
-from hyperrep.zoo.dataset import write_split
+from hyperrep.zoo import load_zoo, write_zoo
 
 
 ROOT = Path(__file__).parent.parent
@@ -41,11 +40,10 @@ def hyperrep(monkeypatch, capsys, tmp_path):
 
 def with_weights(zoo: Path, target: Path, change) -> Path:
     """A copy of a zoo whose weights went through `change`."""
-    shutil.copytree(zoo, target)
-    for split, rows in load_zoo(zoo).splits.items():
+    loaded = load_zoo(zoo)
+    for rows in loaded.splits.values():
         change(rows.weights)
-        write_split(target, split, rows)
-    return target
+    return write_zoo(target, loaded.config, loaded.splits)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +120,7 @@ def test_mistakes_are_one_line_and_exit_code_2(hyperrep, capsys, tmp_path, digit
         "zoo build --protocol mnist --images no-labels --output out": "0 columns of type ClassLabel",
         "zoo build --protocol digits --models 0 --output out": "a zoo of 0 models",
         "zoo build --protocol digits --models 8 --output existing": "existing exists",
-        "zoo build --protocol digits --models 8 --output existing --overwrite": "is not a zoo",
+        "zoo build --protocol digits --models 8 --output existing --overwrite": "was not written by hyperrep",
         "zoo build --protocol digits --models 8 --keep-epochs x --output out": "epochs 'x'",
         "zoo info ./missing": "there is no folder './missing'",
         f"train {CONFIG} --zoo ./missing --output out": "there is no folder './missing'",

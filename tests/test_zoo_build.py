@@ -19,10 +19,14 @@ from launch import Processes
 from small_zoo import MAX_IMAGES, MODELS, Interrupting, contents, digits, settings
 
 from hyperrep.errors import UserError
+from hyperrep.files import OutputFolder
+from hyperrep.files.writing import TEMPORARY
 from hyperrep.images import ImageData
 from hyperrep.population.loop import LoopEngine
 from hyperrep.zoo import build as zoo_build
 from hyperrep.zoo import build_zoo, get_protocol, load_zoo
+from hyperrep.zoo import dataset as zoo_dataset
+from hyperrep.zoo import parquet as zoo_parquet
 from hyperrep.zoo import shards as zoo_shards
 from hyperrep.zoo.shards import plan_shards, share_of
 
@@ -73,15 +77,26 @@ def test_a_build_can_be_interrupted_again_and_again(images, folder, monkeypatch,
     assert contents(output) == contents(folder)
 
 
-@pytest.mark.parametrize("step", ["write_split", "write_card", "rmtree"])
+@pytest.mark.parametrize("step", ["write_splits", "write_card", "write_text", "remove"])
 def test_a_build_interrupted_while_it_is_merged_is_resumed(step, images, folder, monkeypatch, tmp_path):
     output = tmp_path / "small"
+    remove = OutputFolder.remove
 
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
+    def interrupt_at_shards(folder, name):
+        if name == ".build":
+            raise KeyboardInterrupt
+        remove(folder, name)
+
     with monkeypatch.context() as patch:
-        patch.setattr(zoo_build.shutil if step == "rmtree" else zoo_build, step, interrupt)
+        room: object = OutputFolder
+        if step in ("write_splits", "write_card"):
+            room = zoo_dataset
+        elif step == "remove":  # of the shards, once all else is written
+            interrupt = interrupt_at_shards
+        patch.setattr(room, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
             build_zoo(settings(), images, LoopEngine(), output)
     engine = Interrupting()
@@ -123,7 +138,7 @@ def test_a_killed_process_leaves_a_build_that_can_be_resumed(images, folder, mon
         text=True,
     )
     assert outcome.returncode == -signal.SIGKILL, outcome.stderr
-    assert len(list((output / ".build").glob("*.tmp"))) == 1
+    assert len(list((output / ".build").glob(f".*{TEMPORARY}"))) == 1
     assert len(list((output / ".build").glob("*.safetensors"))) == 1
 
     monkeypatch.setattr(LoopEngine, "models_at_once", 2)
@@ -169,7 +184,7 @@ def test_a_build_is_not_resumed_with_other_images_or_another_engine(images, tmp_
 
 def test_an_existing_folder_is_left_alone_without_flags(images, folder):
     before = contents(folder)
-    with pytest.raises(UserError, match="exists; go on with --resume, start again with --overwrite"):
+    with pytest.raises(UserError, match="exists; go on with --resume, start anew with --overwrite"):
         build_zoo(settings(), images, Interrupting(calls=1), folder)
     assert contents(folder) == before
 
@@ -189,10 +204,10 @@ def test_resuming_a_complete_zoo_changes_nothing(images, folder):
 
 def test_overwrite_starts_again_with_other_settings(images, tmp_path):
     output = build_zoo(settings(models=4, epochs=0), images, LoopEngine(), tmp_path / "small")
-    (output / "data" / "train-00001-of-00002.parquet").write_bytes(b"old")
+    before = set((output / "data").iterdir())
     build_zoo(settings(models=4, epochs=1), images, LoopEngine(), output, overwrite=True)
     assert load_zoo(output).config.epochs == [0, 1]
-    assert not (output / "data" / "train-00001-of-00002.parquet").exists()
+    assert not before & set((output / "data").iterdir())
 
 
 def test_overwrite_deletes_an_unfinished_build(images, folder, tmp_path):
@@ -207,14 +222,19 @@ def test_overwrite_deletes_an_unfinished_build(images, folder, tmp_path):
 def test_a_folder_that_is_no_zoo_is_never_touched(flag, images, tmp_path):
     (tmp_path / "README.md").write_text("my thesis")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match="is not a zoo"):
+    with pytest.raises(UserError, match="was not written by hyperrep"):
         build_zoo(settings(), images, LoopEngine(), tmp_path, **{flag: True})
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"models": 6}, "models"), ({"epochs": 3}, "epochs, keep_epochs, test_epochs"), ({"first_seed": 2}, "first")],
+    [
+        ({"models": 6}, "models"),
+        ({"epochs": 3}, "epochs, keep_epochs, test_epochs"),
+        ({"first_seed": 2}, "first"),
+        ({"protocol": get_protocol("mnist")}, "protocol"),  # of images that fit as well
+    ],
 )
 def test_a_complete_zoo_is_not_taken_for_another(changes, named, images, folder):
     before = contents(folder)
@@ -335,7 +355,7 @@ def test_a_shard_that_was_cut_short_is_trained_again(images, folder, monkeypatch
 def test_a_full_disk_is_one_line_and_nothing_is_lost(step, images, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(LoopEngine, "models_at_once", 2)
     output = tmp_path / "small"
-    room, module = (zoo_shards, "save_file") if step == "save_file" else (zoo_build, "write_split")
+    room, module = (zoo_shards, "save_file") if step == "save_file" else (zoo_parquet, "write_split")
     write, calls = getattr(room, module), []
 
     def write_until_full(*arguments):
@@ -348,9 +368,9 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(step, images, folder, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(room, module, write_until_full)
-        with pytest.raises(UserError, match=r"the disk is full: .* free some space and go on with --resume"):
+        with pytest.raises(UserError, match=r"the disk is full: .* Free some space and try again"):
             build_zoo(settings(), images, LoopEngine(), output)
-    assert not list((output / ".build").glob("*.tmp"))
+    assert not list((output / ".build").glob(f".*{TEMPORARY}"))
     engine = Interrupting()
     build_zoo(settings(), images, engine, output, resume=True)
     assert engine.trained == (4 if step == "save_file" else 0)

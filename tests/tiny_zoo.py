@@ -6,8 +6,8 @@ import torch
 
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, SmallCNNImageProcessor
 from hyperrep.weights import WeightLayout
-from hyperrep.zoo import ZooConfig, ZooSplit
-from hyperrep.zoo.dataset import METRICS, write_split
+from hyperrep.zoo import ZooConfig, ZooSplit, write_zoo
+from hyperrep.zoo.split import METRICS
 
 
 EPOCHS = [1, 2]
@@ -35,14 +35,16 @@ def write_tiny_zoo(folder: Path, seed: int = 0, scale: float = 0.3) -> Path:
     generator = torch.Generator().manual_seed(seed)
     layout = tiny_layout()
     directions = torch.randn(4, layout.num_params, generator=generator)
+    splits, first = {}, 0
     for split, models in {"train": 20, "validation": 5, "test": 5}.items():
         rows = models * len(EPOCHS)
         weights = scale * torch.randn(rows, 4, generator=generator) @ directions
-        model_id = torch.arange(models).repeat_interleave(len(EPOCHS))
+        model_id = torch.arange(first, first + models).repeat_interleave(len(EPOCHS))
         metrics = {name: torch.rand(rows, generator=generator) for name in METRICS}
         epoch = torch.tensor(EPOCHS).repeat(models)
-        write_split(folder, split, ZooSplit(weights, model_id, model_id, epoch, metrics))
-    ZooConfig(
+        splits[split] = ZooSplit(weights, model_id, model_id, epoch, metrics)
+        first += models
+    config = ZooConfig(
         network=tiny_network().to_dict(),
         layout=layout.to_list(),
         image_processor=SmallCNNImageProcessor(image_size=6).to_dict(),
@@ -51,8 +53,8 @@ def write_tiny_zoo(folder: Path, seed: int = 0, scale: float = 0.3) -> Path:
         num_models=30,
         epochs=EPOCHS,
         made_with={},
-    ).save(folder)
-    return folder
+    )
+    return write_zoo(folder, config, splits)
 
 
 # a hyper-representation small enough to train in seconds, with everything random switched on

@@ -10,19 +10,6 @@ import typer
 app = typer.Typer(help="Build and inspect model zoos.", no_args_is_help=True)
 
 
-def parse_epochs(text: str) -> tuple[int, ...]:
-    """`"0,1,5,21-25"` as epochs."""
-    from hyperrep.errors import UserError
-
-    epochs: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit()):
-            raise UserError(f"epochs {text!r} are not a list such as 0,1,5,21-25.")
-        epochs.extend(range(int(first), int(last or first) + 1))
-    return tuple(epochs)
-
-
 @app.command()
 def build(
     protocol: Annotated[
@@ -51,20 +38,25 @@ def build(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an existing zoo first.")] = False,
 ) -> None:
     """Train a population of networks and write it as a `datasets` folder."""
+    from hyperrep.files import check_output, mode_of
     from hyperrep.images import load_images
     from hyperrep.population import choose_engine
     from hyperrep.zoo import ZooSettings, build_zoo, get_protocol
+    from hyperrep.zoo.settings import parse_epochs
 
     recipe = get_protocol(protocol)
     settings = ZooSettings(
         recipe,
         models,
         recipe.epochs if epochs is None else epochs,
-        parse_epochs(keep_epochs) if keep_epochs else (),
+        parse_epochs(keep_epochs) if keep_epochs is not None else (),
         first_seed,
         test_epochs,
     )
+    mode = mode_of(resume, overwrite)
     processes = _processes()
+    if not resume and (processes is None or processes.is_main_process):
+        check_output(output, "zoo", mode, resumable=True)  # before the images, which may take minutes
     data = load_images(images or recipe.images, recipe.processor(), recipe.validation_fraction, max_images)
     chosen = choose_engine(engine, recipe.network_config(data.classes))
     folder = build_zoo(settings, data, chosen, output, resume, overwrite, processes)
@@ -85,25 +77,64 @@ def _processes():
 
 
 @app.command()
-def info(zoo: Annotated[str, typer.Argument(help="Folder or Hub id of a zoo.")]) -> None:
+def rewrite(
+    zoo: Annotated[str, typer.Argument(help="Folder or Hub id of a zoo.")],
+    output: Annotated[Path, typer.Option(help="Folder of the copy.")],
+    repo: Annotated[str | None, typer.Option(help="Hub id the card's examples name.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a zoo that hyperrep wrote there.")] = False,
+) -> None:
+    """Write a zoo again as this version writes it, without training: for zoos of earlier versions."""
+    from hyperrep.files import check_output, mode_of
+    from hyperrep.zoo import load_zoo, write_zoo
+
+    check_output(output, "zoo", mode_of(overwrite=overwrite))
+    loaded = load_zoo(zoo)
+    write_zoo(output, loaded.config, loaded.splits, mode_of(overwrite=overwrite), repo)
+    typer.echo(f"wrote {output}")
+
+
+@app.command()
+def info(
+    zoo: Annotated[str, typer.Argument(help="Folder or Hub id of a zoo.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
     """Print a zoo's statistics."""
-    _print_info(zoo)
+    _print_info(zoo, as_json)
 
 
-def _print_info(path: str | Path) -> None:
-    from rich.bar import Bar
-    from rich.console import Console
-    from rich.table import Table
+def _print_info(path: str | Path, as_json: bool = False) -> None:
+    import json
 
     from hyperrep.zoo import load_zoo
     from hyperrep.zoo.card import accuracy_by_epoch
 
     zoo = load_zoo(path)
-    statistics = accuracy_by_epoch(zoo.splits)
-    published = {int(epoch): value for epoch, value in zoo.config.protocol["published_accuracy"].items()}
+    config, statistics, published = zoo.config, accuracy_by_epoch(zoo.splits), zoo.config.published_accuracy()
+    sizes = {name: len(rows) for name, rows in zoo.splits.items()}
+    if as_json:
+        values = {
+            "name": zoo.name,
+            "revision": zoo.revision,
+            "models": config.num_models,
+            "parameters": config.weight_layout().num_params,
+            "images": config.images.get("name"),
+            "checkpoints": sizes,
+            "test_accuracy": [
+                {"epoch": epoch, "mean": mean / 100, "std": std / 100, "n": count}
+                for epoch, (mean, std, count) in statistics.items()
+                if mean == mean  # JSON has no NaN
+            ],
+        }
+        typer.echo(json.dumps(values, indent=2))
+        return
+
+    from rich.bar import Bar
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(
-        title=f"{path}: {zoo.config.num_models} models of {zoo.config.weight_layout().num_params:,} parameters, "
-        f"images {zoo.config.images['name']}"
+        title=f"{path}: {config.num_models:,} models of {config.weight_layout().num_params:,} parameters, "
+        f"images {config.images.get('name', 'unknown')}"
     )
     for column in ("epoch", "test accuracy, %", "models", "published, %"):
         table.add_column(column, justify="right")
@@ -114,5 +145,4 @@ def _print_info(path: str | Path) -> None:
         table.add_row(str(epoch), f"{mean:.1f} ± {std:.1f}", str(count), reference, bar)
     console = Console()
     console.print(table)
-    sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in zoo.splits.items())
-    console.print(f"checkpoints: {sizes}")
+    console.print("checkpoints: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()))

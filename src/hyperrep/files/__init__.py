@@ -1,6 +1,6 @@
 """The one door for files from outside, and the one writer of folders, which knows what it wrote."""
 
-from .reading import construct, parse_yaml, read_json, read_tensors, read_yaml
+from .reading import construct, parse_yaml, read_json, read_parquet, read_tensors, read_yaml
 from .writing import OutputFolder, check_output, disk_explained, mode_of, output_folder
 
 
@@ -13,6 +13,7 @@ __all__ = [
     "output_folder",
     "parse_yaml",
     "read_json",
+    "read_parquet",
     "read_tensors",
     "read_yaml",
 ]

@@ -1,9 +1,11 @@
 """Model zoos: published recipes, their resumable build, and the `datasets` folder they end in."""
 
 from .build import build_zoo
-from .dataset import Zoo, ZooConfig, ZooSplit, load_zoo, zoo_images
+from .config import ZooConfig
+from .dataset import Zoo, load_zoo, write_zoo, write_zoo_card, zoo_images
 from .protocol import PROTOCOLS, Protocol, get_protocol
 from .settings import ZooSettings
+from .split import ZooSplit
 
 
 __all__ = [
@@ -16,5 +18,7 @@ __all__ = [
     "build_zoo",
     "get_protocol",
     "load_zoo",
+    "write_zoo",
+    "write_zoo_card",
     "zoo_images",
 ]

@@ -1,11 +1,12 @@
-"""Build a zoo: train its models shard by shard, resumably, and merge the shards into a `datasets` folder."""
-
 import json
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,27 +15,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import UserError
+from ..files import OutputFolder, check_output, disk_explained, mode_of, output_folder, read_json
+from ..files.writing import Mode
 from ..images import ImageData
 from ..population import Engine
+from ..population.vmap import VmapEngine
 from ..version import __version__
-from ..weights import WeightLayout
-from .card import write_card
-from .dataset import CONFIG_NAME, METRICS, ZooConfig, ZooSplit, write_split
+from .config import CONFIG_NAME, ZooConfig, layout_of
+from .dataset import load_config, write_into
 from .protocol import Protocol
 from .settings import ZooSettings, split_models
-from .shards import (
-    Shard,
-    full_disk_explained,
-    is_finished,
-    plan_shards,
-    read_shards,
-    share_of,
-    train_shard,
-    write_atomically,
-)
+from .shards import Shard, is_finished, plan_shards, read_shards, share_of, train_shard
+from .split import METRICS, ZooSplit
 
 
-SETTINGS_NAME = "settings.json"
+WORK = ".build"
+SETTINGS_NAME = f"{WORK}/settings.json"
 
 logger = logging.getLogger(__name__)
 
@@ -57,56 +53,79 @@ def build_zoo(
         settings ([`ZooSettings`]), images ([`ImageData`]), engine ([`Engine`])
         output (`str` or `Path`): folder of the zoo.
         resume (`bool`, *optional*): go on with an interrupted build.
-        overwrite (`bool`, *optional*): delete an existing zoo first.
+        overwrite (`bool`, *optional*): remove the zoo that hyperrep wrote there first.
         processes (`PartialState`, *optional*): Accelerate's account of the processes that share the work. They need
             `output` on a file system they all see.
 
     Raises:
-        UserError: if the folder exists and neither `resume` nor `overwrite` is set, or the unfinished build in it has
-            other settings, or the images do not fit the protocol, or there are more processes than models, or the
-            disk is too small.
+        UserError: before anything is written or removed: if the folder exists and neither `resume` nor `overwrite` is
+            set, or is not ours to write to, or the build in it has other settings, or the images do not fit the
+            protocol, or there are more processes than models, or the disk is too small.
     """
-    output = Path(output)
+    output, mode = Path(output), mode_of(resume, overwrite)
     rank, count = (processes.process_index, processes.num_processes) if processes else (0, 1)
     _check_images(settings.protocol, images)
     if count > settings.models:
         raise UserError(f"{count} processes cannot share {settings.models} models; start at most {settings.models}.")
-    fingerprint = json.loads(
-        json.dumps(asdict(settings) | {"images": images.fingerprint, "engine": engine.name})  # tuples become lists
-    )
-    if not (resume or overwrite):
-        _check_disk(settings, images, output)
-    work = output / ".build"
-    shard_size = min(engine.models_at_once, -(-settings.models // count))
-    if rank == 0:
-        unfinished = _claim(output, work, fingerprint, shard_size, resume, overwrite)
-    if processes:
-        processes.wait_for_everyone()
-    if rank > 0:
-        unfinished = (work / SETTINGS_NAME).exists()
-    if not unfinished:
+    asked = _fingerprint(settings, images, engine)
+    if resume and (output / CONFIG_NAME).exists():
+        _check_same(output, _fingerprint_of(load_config(output)), asked)
+        if rank == 0 and (output / WORK).exists():  # a kill may have come between the last file and the tidying up
+            with output_folder(output, "zoo", mode) as folder:
+                folder.remove(WORK)
         logger.info("%s is already complete", output)
         return output
-
-    # a resumed build keeps the shards it was begun with, whatever the machine
-    shards = plan_shards(settings, json.loads((work / SETTINGS_NAME).read_text())["shard_size"])
-    _train(settings, images, engine, work, shards, rank, count)
+    shard_size = min(engine.models_at_once, -(-settings.models // count))
     if rank == 0:
-        _wait_for(shards, work)
-        with full_disk_explained(output):
-            _merge(settings, images, engine, output, shards)
-        shutil.rmtree(work)
+        check_output(output, "zoo", mode, resumable=True)
+        _check_disk(settings, images, output)
+        with _claimed(output, asked, shard_size, mode) as folder:
+            if processes:
+                processes.wait_for_everyone()
+            shards = _planned(settings, output)
+            folder.working(shard.path(Path(WORK)).as_posix() for shard in shards)
+            _train(settings, images, engine, output, shards, rank, count)
+            _wait_for(shards, output / WORK)
+            with disk_explained(output):
+                _merge(settings, images, engine, folder, shards)
+            folder.remove(WORK)
+    else:
+        assert processes
+        processes.wait_for_everyone()  # until the first has claimed the folder
+        _train(settings, images, engine, output, _planned(settings, output), rank, count)
     return output
 
 
+@contextmanager
+def _claimed(output: Path, asked: dict[str, Any], shard_size: int, mode: Mode) -> Iterator[OutputFolder]:
+    """The folder, ours alone, with the settings of this build in it."""
+    with output_folder(output, "zoo", mode, resumable=True) as folder:
+        if mode == "resume" and (output / SETTINGS_NAME).exists():
+            _check_same(output, read_json(output / SETTINGS_NAME), asked)
+        else:
+            if mode == "overwrite":
+                folder.clear()
+            begun = json.dumps(asked | {"shard_size": shard_size}, indent=2)
+            folder.write(SETTINGS_NAME, lambda path: path.write_text(begun), working=True)
+        yield folder
+
+
+def _planned(settings: ZooSettings, output: Path) -> list[Shard]:
+    """The shards that a build was begun with: those of the machine it was begun on."""
+    size = read_json(output / SETTINGS_NAME).get("shard_size")
+    if not isinstance(size, int) or size < 1:
+        raise UserError(f"{output / SETTINGS_NAME} is damaged: shard_size is {size!r}. Start anew with --overwrite.")
+    return plan_shards(settings, size)
+
+
 def _train(
-    settings: ZooSettings, images: ImageData, engine: Engine, work: Path, shards: list[Shard], rank: int, count: int
+    settings: ZooSettings, images: ImageData, engine: Engine, output: Path, shards: list[Shard], rank: int, count: int
 ) -> None:
     """Train the shards that are this process's share and not finished yet."""
-    mine = share_of(shards, rank, count)
-    unfinished = [shard for shard in mine if not is_finished(shard, settings, work)]
+    mine, work = share_of(shards, rank, count), output / WORK
+    unfinished = [shard for shard in mine if not is_finished(shard, settings, images, work)]
     total, left = (sum(shard.cost for shard in part) for part in (mine, unfinished))
-    name = work.parent.name + (f", process {rank + 1} of {count}" if count > 1 else "")
+    name = output.name + (f", process {rank + 1} of {count}" if count > 1 else "")
     with tqdm(
         total=total,
         initial=total - left,  # so that rate and time left come from what this run trains
@@ -138,15 +157,17 @@ def _check_images(protocol: Protocol, images: ImageData) -> None:
 
 
 def _check_disk(settings: ZooSettings, images: ImageData, output: Path) -> None:
-    """Shards and merged zoo lie on the disk at the same time, for a moment."""
-    parameters = network_layout(settings.protocol.network_config(images.classes)).num_params
+    """Shards and merged zoo lie on the disk at the same time, for a moment. What lies in the folder is part of them,
+    or goes before."""
+    parameters = layout_of(settings.protocol.network_config(images.classes)).num_params
     rows = sum(
         len(models) * len(settings.kept(settings.epochs_of(split)))
         for split, models in split_models(settings.models).items()
     )
     needed = 2 * 4 * parameters * rows
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    lying = sum(path.lstat().st_size for path in output.rglob("*") if path.is_file())
+    free = shutil.disk_usage(existing).free + lying
     if free < needed:
         raise UserError(
             f"the zoo takes {needed / 1e6:,.1f} MB while it is built, {existing} has {free / 1e6:,.1f} MB left; free "
@@ -154,70 +175,74 @@ def _check_disk(settings: ZooSettings, images: ImageData, output: Path) -> None:
         )
 
 
-def _claim(output: Path, work: Path, fingerprint: dict, shard_size: int, resume: bool, overwrite: bool) -> bool:
-    """Make `work` ours; False if the zoo in `output` is already complete."""
-    if output.exists() and any(output.iterdir()):
-        if overwrite:
-            if not (output / CONFIG_NAME).exists() and not work.exists():
-                raise UserError(f"{output} is not a zoo; --overwrite does not delete it. Choose another folder.")
-            shutil.rmtree(output)
-        elif not resume:
-            raise UserError(f"{output} exists; go on with --resume, start again with --overwrite, or choose another.")
-        elif (output / CONFIG_NAME).exists():
-            _check_same(output, _complete_fingerprint(output), fingerprint)
-            shutil.rmtree(work, ignore_errors=True)  # a kill may have come between the last file and the tidying up
-            return False
-        elif not work.exists():
-            raise UserError(f"{output} is not a zoo and holds no build to resume. Choose another folder.")
-    settings_path = work / SETTINGS_NAME
-    if settings_path.exists():
-        _check_same(output, json.loads(settings_path.read_text()), fingerprint)
-    else:
-        work.mkdir(parents=True, exist_ok=True)
-        settings_file = json.dumps(fingerprint | {"shard_size": shard_size}, indent=2)
-        write_atomically(settings_path, lambda path: path.write_text(settings_file))
-    for leftover in work.glob("*.tmp"):
-        leftover.unlink()
-    return True
+def _made_with(engine: Engine) -> dict[str, str]:
+    device = engine.device.type if isinstance(engine, VmapEngine) else "cpu"
+    return {"engine": engine.name, "device": device, "hyperrep": __version__, "torch": torch.__version__}
 
 
-def _check_same(output: Path, previous: dict, fingerprint: dict) -> None:
-    if changed := [key for key in fingerprint if key in previous and previous[key] != fingerprint[key]]:
-        raise UserError(
-            f"{output} was begun with other settings ({', '.join(changed)} differ); resume with the same ones, "
-            "or start again with --overwrite."
-        )
+def _fingerprint(settings: ZooSettings, images: ImageData, engine: Engine) -> dict[str, Any]:
+    """Everything that decides a zoo's bytes, as JSON values."""
+    return json.loads(json.dumps(asdict(settings) | {"images": images.fingerprint, "made_with": _made_with(engine)}))
 
 
-def _complete_fingerprint(output: Path) -> dict:
-    """What a complete zoo says of the settings it was built with."""
-    config = json.loads((output / CONFIG_NAME).read_text())
+def _fingerprint_of(config: ZooConfig) -> dict[str, Any]:
+    """The same of a complete zoo."""
+    protocol = dict(config.protocol)
+    own = {name: protocol.pop(name, None) for name in ("first_seed", "test_epochs")}
     return {
-        "models": config["num_models"],
-        "epochs": config["protocol"]["epochs"],
-        "keep_epochs": config["epochs"],
-        "test_epochs": config["protocol"].get("test_epochs", config["protocol"]["epochs"]),
-        "first_seed": config["protocol"]["first_seed"],
-        "images": config["images"]["fingerprint"],
-        "engine": config["made_with"]["engine"],
+        "protocol": protocol,
+        "models": config.num_models,
+        "epochs": protocol.get("epochs"),
+        "keep_epochs": config.epochs,
+        **own,
+        "images": config.images.get("fingerprint"),
+        "made_with": config.made_with,
     }
 
 
-def _merge(settings: ZooSettings, images: ImageData, engine: Engine, output: Path, shards: list[Shard]) -> None:
-    """Shards to Parquet. `zoo_config.json` comes last: a folder that has it is complete."""
-    rows = read_shards(shards, output / ".build")
+def _check_same(output: Path, previous: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Whether a build or a zoo is the one that is asked for. Another version of torch is worth a warning only."""
+
+    def flat(values: dict[str, Any]) -> dict[str, Any]:
+        made_with = values.get("made_with")
+        # how long a protocol trains by default is decided by the settings
+        protocol = {key: value for key, value in dict(values.get("protocol") or {}).items() if key != "epochs"}
+        return values | {"protocol": protocol} | (made_with if isinstance(made_with, dict) else {})
+
+    before, now = flat(previous), flat(asked)
+    keys = [key for key in [*asked, "engine", "device"] if key != "made_with"]
+    # zoos of earlier versions do not name their device
+    if changed := [key for key in keys if before.get(key) != now[key] and (key != "device" or key in before)]:
+        raise UserError(
+            f"{output} was begun with other settings ({', '.join(changed)} differ); resume with the same ones, "
+            "or start anew with --overwrite."
+        )
+    if newer := [f"{key} {before.get(key)}" for key in ("hyperrep", "torch") if before.get(key) != now[key]]:
+        logger.warning(
+            "%s was begun with %s, this is hyperrep %s and torch %s: the same settings may not give the same bytes.",
+            output,
+            " and ".join(newer),
+            now["hyperrep"],
+            now["torch"],
+        )
+
+
+def _merge(
+    settings: ZooSettings, images: ImageData, engine: Engine, folder: OutputFolder, shards: list[Shard]
+) -> None:
+    """Shards to Parquet."""
+    rows = read_shards(shards, folder.path / WORK)
     network = settings.protocol.network_config(images.classes)
     splits = {}
     for name, models in split_models(settings.models).items():
         selected = torch.isin(rows["model_id"], models)
         splits[name] = _split(settings, {key: values[selected] for key, values in rows.items()}, name)
-        write_split(output, name, splits[name])
+    own = {"epochs": settings.epochs, "test_epochs": settings.test_epochs, "first_seed": settings.first_seed}
     config = ZooConfig(
         network=network.to_dict(),
-        layout=network_layout(network).to_list(),
+        layout=layout_of(network).to_list(),
         image_processor=settings.protocol.processor().to_dict(),
-        protocol=settings.protocol.to_dict()
-        | {"epochs": settings.epochs, "test_epochs": settings.test_epochs, "first_seed": settings.first_seed},
+        protocol=settings.protocol.to_dict() | own,
         images={
             "name": images.name,
             "fingerprint": images.fingerprint,
@@ -227,18 +252,9 @@ def _merge(settings: ZooSettings, images: ImageData, engine: Engine, output: Pat
         },
         num_models=settings.models,
         epochs=list(settings.keep_epochs),
-        made_with={"engine": engine.name, "hyperrep": __version__, "torch": torch.__version__},
+        made_with=_made_with(engine),
     )
-    write_card(output, config, splits)
-    config.save(output)
-
-
-def network_layout(network) -> WeightLayout:
-    """Layout of the weight vector of networks with this configuration."""
-    from ..networks import SmallCNNForImageClassification
-
-    with torch.device("meta"):
-        return WeightLayout.of(SmallCNNForImageClassification(network))
+    write_into(folder, config, splits)
 
 
 def _split(settings: ZooSettings, rows: dict[str, Tensor], name: str) -> ZooSplit:

@@ -3,15 +3,13 @@
 import json
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ..networks import SmallCNNImageProcessor
+from .config import ZooConfig
+from .split import ZooSplit
 
-
-if TYPE_CHECKING:
-    from .dataset import ZooConfig, ZooSplit
 
 TAGS = ["model-zoo", "weight-space-learning", "hyper-representation"]
 
@@ -28,7 +26,7 @@ TRAINING_IMAGES = {
 
 _TEMPLATE = Template(
     """
-# $title zoo: $num_models small CNNs
+# $title: $num_models networks
 
 A population of $num_models networks of one architecture ($num_params parameters) that differ only in their
 $differ_in, trained on $images and stored at $num_epochs epochs: $num_rows checkpoints, one row each.
@@ -38,7 +36,7 @@ $differ_in, trained on $images and stored at $num_epochs epochs: $num_rows check
 ## Load
 
 ```python
-from hyperrep.zoo import load_zoo
+from hyperrep import load_zoo
 
 zoo = load_zoo("$repo")          # or load_dataset("$repo") for the plain rows
 zoo["train"].weights             # (checkpoints, $num_params), float32
@@ -52,7 +50,19 @@ $accuracy_table
 
 $published_note$images_note$factors_table
 
-## How it was trained
+$training## Columns
+
+`model_id`, `seed`, `epoch` (0 is untrained), `weights` (in the order of `zoo_config.json`: layer by layer, weight
+row-major, then bias), `train_*`, `validation_*`, `test_*` (`loss` in nats, `accuracy` 0 to 1) and
+`generalization_gap` (train minus test accuracy)$factor_columns. Training loss and accuracy are running means over the
+epoch, each batch as seen before its step. Splits are by model, 70/15/15: $split_sizes.
+
+Code: Apache-2.0. Zoo: CC-BY-4.0; the images keep their own terms.
+"""
+)
+
+_TRAINING = Template(
+    """## How it was trained
 
 ```bash
 $command
@@ -68,48 +78,45 @@ $command
 | seeds | $first_seed to $last_seed; a seed decides initial weights, image order and dropout |
 | made with | $made_with |
 
-## Columns
-
-`model_id`, `seed`, `epoch` (0 is untrained), `weights` (in the order of `zoo_config.json`: layer by layer, weight
-row-major, then bias), `train_*`, `validation_*`, `test_*` (`loss` in nats, `accuracy` 0 to 1) and
-`generalization_gap` (train minus test accuracy)$factor_columns. Training loss and accuracy are running means over the
-epoch, each batch as seen before its step. Splits are by model, 70/15/15: $split_sizes.
-
-Code: Apache-2.0. Zoo: CC-BY-4.0; the images keep their own terms.
 """
 )
 
 
-def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"]) -> Path:
-    """Write `README.md`, `accuracy.png` and `results/` into a zoo's folder; returns the card's path."""
+def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], repo: str | None = None) -> Path:
+    """Write `README.md`, `accuracy.png` and `results/` into a zoo's folder; returns the card's path.
+
+    Args:
+        repo (`str`, *optional*): the Hub id that the examples name.
+    """
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    published = {int(epoch): value for epoch, value in config.protocol["published_accuracy"].items()}
+    published = config.published_accuracy()
     _write_results(folder / "results" / "accuracy.jsonl", splits, published)
     plot_accuracy(folder / "accuracy.png", config, splits, published)
 
     data = DatasetCardData(
         license="cc-by-4.0",
-        pretty_name=f"{config.protocol['title']} model zoo",
+        pretty_name=_title(config),
         tags=TAGS,
         size_categories=_size_category(sum(map(len, splits.values()))),
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": name, "path": f"data/{name}-*.parquet"} for name in splits],
+                # one by one: `datasets` takes two folders of one name and one pattern for the same data
+                "data_files": [{"split": name, "path": _one_or_all(config.files[name])} for name in splits],
             }
-        ],
+        ]
+        if config.files
+        else None,
     )
-    differing = dict.fromkeys(config.factors(), "from the grid")
-    recipe, network = config.protocol["recipe"] | differing, config.network | differing
     text = _TEMPLATE.substitute(
-        title=config.protocol["title"],
-        num_models=config.num_models,
+        title=_title(config),
+        num_models=f"{config.num_models:,}",
         num_params=f"{config.weight_layout().num_params:,}",
-        images=config.images["name"],
+        images=config.images.get("name", "unknown images"),
         num_epochs=len(config.epochs),
         num_rows=f"{sum(map(len, splits.values())):,}",
-        repo=f"org/cnn-zoo-{config.protocol['name']}",
+        repo=repo or f"org/cnn-zoo-{config.protocol.get('name', 'own')}",
         accuracy_table=_accuracy_table(splits, published),
         differ_in="seed" if not config.factors() else "seed and in how they were trained",
         published_note="Published values: rows B_T of Schürholt et al., NeurIPS 2022. " if published else "",
@@ -117,28 +124,56 @@ def write_card(folder: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"])
         factors_table=_factors_table(config, splits),
         factor_columns="".join(f", `{name}`" for name in config.factors()),
         images_note=_images_note(config),
-        command=_command(config),
-        train_size=f"{config.images['train']:,}",
-        validation_size=f"{config.images['validation']:,}",
-        test_size=f"{config.images['test']:,}",
-        preprocessing=_preprocessing(config),
-        network=(
-            f"convolutions {network['conv_channels']} with kernels {network['conv_kernel_sizes']}, max-pools "
-            f"{network['pool_sizes']}, hidden layers {network['hidden_sizes']}, activation {network['hidden_act']}"
-        ),
-        initializer=network["initializer"],
-        optimizer=recipe["optimizer"],
-        learning_rate=recipe["learning_rate"],
-        weight_decay=recipe["weight_decay"],
-        batch_size=recipe["batch_size"],
-        first_seed=config.protocol["first_seed"],
-        last_seed=config.protocol["first_seed"] + config.num_models - 1,
-        made_with=", ".join(f"{key} {value}" for key, value in config.made_with.items()),
+        training=_training(config) if "recipe" in config.protocol and "train" in config.images else "",
         split_sizes=", ".join(f"{name} {len(rows):,} checkpoints" for name, rows in splits.items()),
     )
     path = folder / "README.md"
     DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}").save(path)
     return path
+
+
+def _title(config: ZooConfig) -> str:
+    title = str(config.protocol.get("title") or config.protocol.get("name") or "Model zoo")
+    return title if title.lower().endswith("zoo") else f"{title} model zoo"
+
+
+def _one_or_all(names: list[str]) -> str | list[str]:
+    return names[0] if len(names) == 1 else names
+
+
+def _training(config: ZooConfig) -> str:
+    differing = dict.fromkeys(config.factors(), "from the grid")
+    recipe, network = config.protocol["recipe"] | differing, config.network | differing
+    first_seed, images = config.protocol.get("first_seed", 1), config.images
+
+    def part(name: str) -> str:
+        return _plain(network.get(name))
+
+    return _TRAINING.substitute(
+        command=_command(config),
+        images=images["name"],
+        train_size=f"{images['train']:,}",
+        validation_size=f"{images['validation']:,}",
+        test_size=f"{images.get('test', 0):,}",
+        preprocessing=_preprocessing(config),
+        network=(
+            f"convolutions {part('conv_channels')} with kernels {part('conv_kernel_sizes')}, max-pools "
+            f"{part('pool_sizes')}, hidden layers {part('hidden_sizes')}, activation {part('hidden_act')}"
+        ),
+        initializer=part("initializer"),
+        optimizer=recipe["optimizer"],
+        learning_rate=recipe["learning_rate"],
+        weight_decay=recipe["weight_decay"],
+        batch_size=recipe["batch_size"],
+        first_seed=first_seed,
+        last_seed=first_seed + config.num_models - 1,
+        made_with=", ".join(f"{key} {value}" for key, value in config.made_with.items()),
+    )
+
+
+def _plain(value: Any) -> str:
+    """A list of numbers without its brackets."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _size_category(rows: int) -> str:
@@ -149,7 +184,7 @@ def _size_category(rows: int) -> str:
     return "100K<n<1M"
 
 
-def _command(config: "ZooConfig") -> str:
+def _command(config: ZooConfig) -> str:
     """The command that builds this zoo."""
     protocol, last = config.protocol, config.protocol["epochs"]
     source = "FOLDER_OF_THESE_IMAGES" if _saw_a_part(config) else protocol["images"]
@@ -160,12 +195,12 @@ def _command(config: "ZooConfig") -> str:
         parts.append(f"--test-epochs {test_epochs}")
     if len(config.epochs) <= test_epochs:
         parts.append(f"--keep-epochs {','.join(map(str, config.epochs))}")
-    if protocol["first_seed"] != 1:
-        parts.append(f"--first-seed {protocol['first_seed']}")
+    if (first_seed := protocol.get("first_seed", 1)) != 1:
+        parts.append(f"--first-seed {first_seed}")
     return " ".join([*parts, f"--output cnn-zoo-{protocol['name']}"])
 
 
-def accuracy_by_epoch(splits: dict[str, "ZooSplit"]) -> dict[int, tuple[float, float, int]]:
+def accuracy_by_epoch(splits: dict[str, ZooSplit]) -> dict[int, tuple[float, float, int]]:
     """Epoch to mean and std (ddof 0) of test accuracy in per cent, and the number of models, over all splits."""
     epoch = torch.cat([rows.epoch for rows in splits.values()])
     accuracy = 100 * torch.cat([rows.metrics["test_accuracy"] for rows in splits.values()])
@@ -176,20 +211,20 @@ def accuracy_by_epoch(splits: dict[str, "ZooSplit"]) -> dict[int, tuple[float, f
     return statistics
 
 
-def _accuracy_table(splits: dict[str, "ZooSplit"], published: dict[int, Any]) -> str:
+def _accuracy_table(splits: dict[str, ZooSplit], published: dict[int, Any]) -> str:
     everyone, test = accuracy_by_epoch(splits), accuracy_by_epoch({"test": splits["test"]})
     header = ["epoch", "all models", "n", "test split (B_T)", "n", *(["published"] if published else [])]
     rows = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for epoch, (mean, std, count) in everyone.items():
         if epoch in {0, 1, 5, 10, 25, 50, max(everyone)} or epoch in published:
-            held_out = "{:.1f} ± {:.1f} | {}".format(*test[epoch])
+            held_out = "{:.1f} ± {:.1f} | {}".format(*test[epoch]) if epoch in test else " | 0"
             row = f"| {epoch} | {mean:.1f} ± {std:.1f} | {count} | {held_out} |"
             reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
             rows.append(f"{row} {reference} |" if published else row)
     return "\n".join(rows)
 
 
-def _write_results(path: Path, splits: dict[str, "ZooSplit"], published: dict[int, Any]) -> None:
+def _write_results(path: Path, splits: dict[str, ZooSplit], published: dict[int, Any]) -> None:
     """Test accuracy (0 to 1) of every stored epoch, of all models and of the test split's, one JSON line each."""
     lines = []
     for name, chosen in {"all": splits, "test": {"test": splits["test"]}}.items():
@@ -203,18 +238,20 @@ def _write_results(path: Path, splits: dict[str, "ZooSplit"], published: dict[in
     path.write_text("".join(lines))
 
 
-def _test_note(config: "ZooConfig") -> str:
-    last, test_epochs = config.protocol["epochs"], config.protocol.get("test_epochs", config.protocol["epochs"])
+def _test_note(config: ZooConfig) -> str:
+    last = config.protocol.get("epochs", max(config.epochs))
+    test_epochs = config.protocol.get("test_epochs", last)
     if test_epochs == last:
         return ""
     return f"; only the test split's models were trained beyond epoch {last}, to {test_epochs}"
 
 
-def _factors_table(config: "ZooConfig", splits: dict[str, "ZooSplit"]) -> str:
+def _factors_table(config: ZooConfig, splits: dict[str, ZooSplit]) -> str:
     """Accuracy by value of each generating factor at the last epoch all models reached; empty without factors."""
     if not config.factors():
         return ""
-    epoch = max(epoch for epoch in config.epochs if epoch <= config.protocol["epochs"])
+    last_epoch = config.protocol.get("epochs", max(config.epochs))
+    epoch = max((epoch for epoch in config.epochs if epoch <= last_epoch), default=config.epochs[0])
     rows = ["", "", "## Generating factors", "", f"At epoch {epoch}, over all values of the other factors.", ""]
     rows += ["| factor | value | test accuracy | models |", "|---|---|---|---|"]
     last = [split[split.epoch == epoch] for split in splits.values()]
@@ -229,23 +266,23 @@ def _factors_table(config: "ZooConfig", splits: dict[str, "ZooSplit"]) -> str:
     return "\n".join(rows)
 
 
-def _saw_a_part(config: "ZooConfig") -> bool:
+def _saw_a_part(config: ZooConfig) -> bool:
     """Whether the images are fewer than those of the data set that the protocol names."""
-    used = config.images["train"] + config.images["validation"]
-    return used != TRAINING_IMAGES.get(config.protocol["name"], used)
+    used = config.images.get("train", 0) + config.images.get("validation", 0)
+    return used != TRAINING_IMAGES.get(config.protocol.get("name", ""), used)
 
 
-def _preprocessing(config: "ZooConfig") -> str:
-    processor = SmallCNNImageProcessor.from_dict(config.image_processor)
+def _preprocessing(config: ZooConfig) -> str:
+    processor = config.image_processor_object()
     size, fit = (processor.crop_size, "crop") if processor.do_center_crop else (processor.size, "resize")
     return (
-        f"num_channels {processor.num_channels}, image_size {size.height}, fit {fit}, image_mean "
-        f"{list(processor.image_mean)}, image_std {list(processor.image_std)}"
+        f"channels {processor.num_channels}, size {size.height}, fit {fit}, mean "
+        f"{_plain(list(processor.image_mean))}, std {_plain(list(processor.image_std))}"
     )
 
 
-def _images_note(config: "ZooConfig") -> str:
-    if not _saw_a_part(config):
+def _images_note(config: ZooConfig) -> str:
+    if not _saw_a_part(config) or "recipe" not in config.protocol:
         return ""
     used = config.images["train"] + config.images["validation"]
     full = TRAINING_IMAGES[config.protocol["name"]]
@@ -261,7 +298,7 @@ def _images_note(config: "ZooConfig") -> str:
 
 
 def plot_accuracy(
-    path: Path, config: "ZooConfig", splits: dict[str, "ZooSplit"], published: dict[int, tuple[float, float]]
+    path: Path, config: ZooConfig, splits: dict[str, ZooSplit], published: dict[int, tuple[float, float]]
 ) -> None:
     """Test accuracy of every model over epochs, their mean, and the published values."""
     import matplotlib
@@ -280,10 +317,8 @@ def plot_accuracy(
     if shown:
         means, stds = zip(*shown.values())
         axes.errorbar(list(shown), means, stds, fmt="o", color="tab:orange", capsize=3, label="published (B_T)")
-    axes.set(
-        xlabel="epoch", ylabel="test accuracy, %", title=f"{config.protocol['title']}: {config.num_models} models"
-    )
+    axes.set(xlabel="epoch", ylabel="test accuracy, %", title=f"{_title(config)}: {config.num_models} networks")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)  # beside the axes, where no curve can be
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -2,14 +2,17 @@
 
 import difflib
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from huggingface_hub.dataclasses import strict
 
 from ..errors import UserError
+from ..files import construct
 from ..networks import SmallCNNConfig, SmallCNNImageProcessor
 from ..population import Recipe
 
@@ -18,9 +21,11 @@ NETWORK_FACTORS = ("hidden_act", "initializer", "dropout")
 RECIPE_FACTORS = ("optimizer", "learning_rate", "weight_decay")
 FACTORS = (*NETWORK_FACTORS, *RECIPE_FACTORS, "train_fraction")  # share of the training images a model sees
 GRID_SEED = 42
+MAX_COMBINATIONS = 1_000_000
 
 
-@dataclass(frozen=True)
+@strict
+@dataclass
 class Protocol:
     """Everything that is the same for all networks of a zoo. What differs is the seed, and in a grid the generating
     factors.
@@ -38,6 +43,9 @@ class Protocol:
             (poster, rows B_T), to be printed beside our own.
         grid (`dict[str, tuple]`): values of each generating factor; names in [`FACTORS`]. Every combination comes once
             before any comes again.
+
+    Raises:
+        UserError: if a number is out of range, or a factor unknown.
     """
 
     name: str
@@ -50,6 +58,44 @@ class Protocol:
     validation_fraction: float
     published_accuracy: dict[int, tuple[float, float]] = field(default_factory=dict)
     grid: dict[str, tuple] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1.")
+        if self.epochs < 0:
+            raise UserError(f"epochs is {self.epochs}; it must be 0 or more.")
+        if unknown := [name for name in self.grid if name not in FACTORS]:
+            raise UserError(f"grid varies {unknown[0]!r}; choose from {', '.join(FACTORS)}.")
+        if not 0 < math.prod(map(len, self.grid.values())) <= MAX_COMBINATIONS:
+            raise UserError(f"a grid has 1 to {MAX_COMBINATIONS:,} combinations.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Protocol":
+        """Inverse of [`to_dict`], also of its JSON; what a zoo adds to it (`test_epochs`, `first_seed`) is ignored.
+
+        Raises:
+            UserError: names what does not fit.
+        """
+        where = "protocol"
+        if not isinstance(values.get("recipe"), dict) or not isinstance(values.get("grid", {}), dict):
+            raise UserError(f"{where}: recipe and grid must be objects.")
+        for name, value in values["recipe"].items():
+            if type(value) not in ((str,) if name == "optimizer" else (int, float)):
+                raise UserError(f"{where}: recipe has {name} {value!r}.")
+        recipe = construct(Recipe, values["recipe"], f"{where}: recipe")
+        try:
+            changed = {
+                "recipe": recipe,
+                "published_accuracy": {
+                    int(epoch): tuple(map(float, value))
+                    for epoch, value in dict(values.get("published_accuracy", {})).items()
+                },
+                "grid": {name: tuple(choices) for name, choices in values.get("grid", {}).items()},
+            }
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: {error}.") from error
+        own = {name: value for name, value in values.items() if name not in ("test_epochs", "first_seed")}
+        return construct(cls, own | changed, where)
 
     def factors(self, num_models: int) -> list[dict[str, Any]]:
         """Generating factors of each model, by name; empty where there is no grid.

@@ -1,5 +1,6 @@
 """What decides every byte of a zoo, together with the images."""
 
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,9 @@ from .protocol import Protocol
 SPLITS = {"train": 0.70, "validation": 0.15, "test": 0.15}
 SPLIT_SEED = 42
 MIN_MODELS = 4  # so that each of the three splits has a model
+MAX_MODELS = 1_000_000
+MAX_EPOCHS = 2**15 - 1  # what the columns hold
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class ZooSettings:
         first_seed (`int`, *optional*, defaults to 1): as the published zoos.
         test_epochs (`int`, *optional*): train the models of the test split so far instead, as the baselines need
             that hold samples against longer training (poster, rows B_T). Defaults to `epochs`.
+
+    Raises:
+        UserError: if one of them is no whole number, or out of range.
     """
 
     protocol: Protocol
@@ -36,17 +43,29 @@ class ZooSettings:
     test_epochs: int | None = None
 
     def __post_init__(self):
+        for name in ("models", "epochs", "first_seed", "test_epochs"):
+            if type(value := getattr(self, name)) is not int and (name != "test_epochs" or value is not None):
+                raise UserError(f"{name} is {value!r}; it must be a whole number.")
         if self.models < MIN_MODELS:
             raise UserError(f"a zoo of {self.models} models cannot be split 70/15/15; ask for {MIN_MODELS} or more.")
-        if self.epochs < 0:
-            raise UserError(f"epochs is {self.epochs}; it must be 0 or more.")
+        if self.models > MAX_MODELS:
+            raise UserError(f"models is {self.models}; a zoo has {MAX_MODELS:,} at most.")
+        if not 0 <= self.epochs <= MAX_EPOCHS:
+            raise UserError(f"epochs is {self.epochs}; it must be 0 or more, and {MAX_EPOCHS:,} at most.")
+        if not 0 <= self.first_seed <= MAX_SEED - self.models:
+            raise UserError(
+                f"first_seed is {self.first_seed}; the seeds of {self.models} models must lie in 0 to {MAX_SEED:,}."
+            )
         if self.test_epochs is None:
             object.__setattr__(self, "test_epochs", self.epochs)
-        elif self.test_epochs < self.epochs:
-            raise UserError(f"test_epochs is {self.test_epochs}; it must be {self.epochs}, the epochs, or more.")
+        elif not self.epochs <= self.test_epochs <= MAX_EPOCHS:
+            raise UserError(
+                f"test_epochs is {self.test_epochs}; it must be {self.epochs}, the epochs, or more, and "
+                f"{MAX_EPOCHS:,} at most."
+            )
         last = max(self.epochs_of(split) for split in SPLITS)
         kept = self.keep_epochs or tuple(range(last + 1))
-        if outside := [epoch for epoch in kept if not 0 <= epoch <= last]:
+        if outside := [epoch for epoch in kept if type(epoch) is not int or not 0 <= epoch <= last]:
             raise UserError(f"keep_epochs names {outside}, but training runs from epoch 0 to {last}.")
         if min(kept) > self.epochs:
             raise UserError(f"keep_epochs starts at {min(kept)}, but most models stop at epoch {self.epochs}.")
@@ -67,6 +86,22 @@ class ZooSettings:
     def model_epochs(self) -> int:
         """All the training there is to do."""
         return sum(len(models) * self.epochs_of(split) for split, models in split_models(self.models).items())
+
+
+def parse_epochs(text: str) -> tuple[int, ...]:
+    """`"0,1,5,21-25"` as epochs.
+
+    Raises:
+        UserError: if it is anything else.
+    """
+    epochs: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*([0-9]{1,5})(?:-([0-9]{1,5}))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if first > last:
+            raise UserError(f"epochs {text!r} are not a list such as 0,1,5,21-25.")
+        epochs.extend(range(first, last + 1))
+    return tuple(epochs)
 
 
 def split_models(num_models: int) -> dict[str, Tensor]:

@@ -1,11 +1,8 @@
 """The parts a zoo is built in: some models each, trained together and kept in one file until all are there."""
 
-import errno
 import logging
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import UserError
+from ..files.writing import written_atomically
 from ..images import ImageData
 from ..networks import initial_weights
 from ..population import Engine, train_population
-from .dataset import METRICS
+from .config import layout_of
 from .settings import ZooSettings, split_models
+from .split import METRICS
 
 
 # What decides which operations a population runs; the other factors are numbers that differ from model to model.
@@ -127,21 +125,25 @@ def train_shard(
             report(shard.cost / shard.epochs)
     tensors = {name: torch.stack([row[name] for row in metrics]) for name in METRICS}
     tensors["weights"] = torch.stack(weights)
-    write_atomically(shard.path(folder), lambda path: save_file(tensors, path))
+    with written_atomically(shard.path(folder)) as temporary:
+        save_file(tensors, temporary)
 
 
-def is_finished(shard: Shard, settings: ZooSettings, folder: Path) -> bool:
+def is_finished(shard: Shard, settings: ZooSettings, images: ImageData, folder: Path) -> bool:
     """Whether the shard's file is there and whole. One that was cut short is reported and removed."""
     path = shard.path(folder)
     if not path.exists():
         return False
-    expected = (len(settings.kept(shard.epochs)), len(shard.models))
+    rows = [len(settings.kept(shard.epochs)), len(shard.models)]
+    num_params = layout_of(settings.protocol.network_config(images.classes)).num_params
+    expected = dict.fromkeys(METRICS, rows) | {"weights": [*rows, num_params]}
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = [tuple(file.get_slice(name).get_shape()[:2]) for name in (*METRICS, "weights")]
-        if all(shape == expected for shape in shapes):
+            slices = {name: file.get_slice(name) for name in expected}
+            found = {name: part.get_shape() for name, part in slices.items() if part.get_dtype() == "F32"}
+        if found == expected:
             return True
-        reason = f"holds {shapes[-1]} epochs and models instead of {expected}"
+        reason = f"holds tensors of shape {found.get('weights')} instead of {expected['weights']}"
     except SafetensorError as error:
         reason = str(error)
     logger.warning("%s is damaged (%s); its models are trained again", path, reason)
@@ -161,38 +163,3 @@ def read_shards(shards: list[Shard], folder: Path) -> dict[str, Tensor]:
     rows = {name: torch.cat(parts) for name, parts in tensors.items()}
     order = rows["model_id"].argsort(stable=True)
     return {name: values[order] for name, values in rows.items()}
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name and rename; nothing half-written is left behind.
-
-    Raises:
-        UserError: if the disk is full.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with full_disk_explained(path.parent):
-            write(temporary)
-            temporary.replace(path)
-    except Exception:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def full_disk_explained(folder: Path) -> Iterator[None]:
-    """Turns the errors of a full disk into one line.
-
-    Raises:
-        UserError
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        # safetensors reports the system's error as text
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise UserError(
-                f"the disk is full: {folder} took no more. Finished shards are kept; free some space and go on with "
-                "--resume."
-            ) from error
-        raise

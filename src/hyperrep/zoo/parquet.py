@@ -1,0 +1,131 @@
+"""The Parquet files of a zoo: where their rows become tensors, and tensors become rows.
+
+A file's name holds a digest of its content: `datasets` knows what it has read before by the names in the card, and
+would give one zoo's rows for another's if all were called alike.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import read_parquet
+from .config import ZooConfig
+from .settings import SPLITS
+from .split import METRICS, ZooSplit
+
+
+def read_splits(folder: Path, config: ZooConfig) -> dict[str, ZooSplit]:
+    """The rows of a zoo's folder.
+
+    Raises:
+        UserError: if files are missing or damaged, or do not hold what `config` says.
+    """
+    splits = {split: _read_split(folder, split, config) for split in SPLITS}
+    check_splits(config, splits, str(folder))
+    return splits
+
+
+def _read_split(folder: Path, split: str, config: ZooConfig) -> ZooSplit:
+    # earlier versions called all zoos' files alike, and did not list them
+    files = [folder / name for name in config.files.get(split, ())]
+    files = files or sorted((folder / "data").glob(f"{split}-*-of-*.parquet"))
+    if not files:
+        raise UserError(f"{folder} holds no data/{split}-*.parquet.")
+    table = read_parquet(files, _schema(config))
+
+    def column(name: str, dtype: Any) -> Tensor:
+        return torch.from_numpy(table.column(name).to_numpy().astype(dtype))
+
+    flat = np.concatenate([chunk.flatten().to_numpy() for chunk in table.column("weights").chunks] or [np.empty(0)])
+    return ZooSplit(
+        torch.from_numpy(flat.reshape(len(table), config.weight_layout().num_params)).float(),
+        column("model_id", np.int64),
+        column("seed", np.int64),
+        column("epoch", np.int64),
+        {name: column(name, np.float32) for name in METRICS},
+        {name: np.array(table.column(name).to_pylist()) for name in config.factors()},
+    )
+
+
+def check_splits(config: ZooConfig, splits: dict[str, ZooSplit], where: str) -> None:
+    """Whether rows are what a zoo's config says, and every model is in one split only.
+
+    Raises:
+        UserError: says what is wrong in which split.
+    """
+    if set(splits) != set(SPLITS):
+        raise UserError(f"{where} has splits {', '.join(splits)}; {', '.join(SPLITS)} are needed.")
+    split_of: dict[int, str] = {}
+    for split, rows in splits.items():
+        what = f"{where}: split {split}"
+        if not len(rows):
+            raise UserError(f"{what} is empty.")
+        shape = (len(rows), config.weight_layout().num_params)
+        if tuple(rows.weights.shape) != shape or rows.weights.dtype != torch.float32:
+            found = f"{rows.weights.dtype} of shape {tuple(rows.weights.shape)}"
+            raise UserError(f"{what} has weights {found}; float32 of shape {shape} is needed.")
+        if strange := sorted(set(rows.epoch.tolist()) - set(config.epochs)):
+            raise UserError(f"{what} has rows of epochs {strange[:5]}, which the zoo's config does not name.")
+        models = set(rows.model_id.tolist())
+        if not 0 <= min(models) <= max(models) < config.num_models:
+            raise UserError(
+                f"{what} has models {min(models)} to {max(models)}; there are 0 to {config.num_models - 1}."
+            )
+        if leaked := [model for model in sorted(models) if split_of.setdefault(model, split) != split]:
+            raise UserError(f"{where}: model {leaked[0]} is in the splits {split_of[leaked[0]]} and {split}.")
+        if len(torch.stack([rows.model_id, rows.epoch]).unique(dim=1)[0]) < len(rows):
+            raise UserError(f"{what} has an epoch of a model twice.")
+        for name, values in rows.metrics.items():
+            if name.endswith("accuracy") and ((values < 0) | (values > 1)).any():  # NaN is one that is not known
+                raise UserError(f"{what} has {name} outside of 0 to 1.")
+        for name, choices in config.factors().items():
+            if others := set(rows.factors[name].tolist()) - set(np.array(choices).tolist()):
+                raise UserError(f"{what} has {name} {min(others)!r}; the zoo's grid has {choices}.")
+
+
+def write_splits(folder: Path, splits: dict[str, ZooSplit], config: ZooConfig) -> dict[str, list[str]]:
+    """Write each split as a Parquet file in `folder/data`; returns their names, which change with their content."""
+    (folder / "data").mkdir()
+    names = {}
+    for split, rows in splits.items():
+        path = folder / "data" / f"{split}.parquet"
+        write_split(path, rows, config)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        names[split] = [f"data/{split}-{digest[:16]}.parquet"]
+        os.replace(path, folder / names[split][0])
+    return names
+
+
+def write_split(path: Path, rows: ZooSplit, config: ZooConfig) -> None:
+    """Write one split, columnar: weights as `FixedSizeList<float32>`."""
+    columns = {name: getattr(rows, name).numpy() for name in ("model_id", "seed", "epoch")}
+    columns |= {name: rows.metrics[name].numpy() for name in METRICS}
+    columns |= {name: values.tolist() for name, values in rows.factors.items()}
+    flat = pa.array(rows.weights.contiguous().numpy().reshape(-1))
+    weights = pa.FixedSizeListArray.from_arrays(flat, rows.weights.shape[1])
+    schema = _schema(config)
+    arrays = [
+        weights if field.name == "weights" else pa.array(columns[field.name], type=field.type) for field in schema
+    ]
+    # float weights do not compress; dictionaries and statistics on them only cost time
+    pq.write_table(
+        pa.table(arrays, schema=schema), path, compression="none", use_dictionary=False, row_group_size=10_000
+    )
+
+
+def _schema(config: ZooConfig) -> pa.Schema:
+    fields: list[tuple[str, pa.DataType]] = [("model_id", pa.int32()), ("seed", pa.int32()), ("epoch", pa.int16())]
+    fields.append(("weights", pa.list_(pa.float32(), config.weight_layout().num_params)))
+    fields += [(name, pa.float32()) for name in METRICS]
+    # text or numbers, as all values of a factor together are
+    fields += [(name, pa.array(np.array(values).tolist()).type) for name, values in config.factors().items()]
+    return pa.schema(fields)
