@@ -10,7 +10,7 @@ from huggingface_hub.dataclasses import strict
 from safetensors.torch import save_file
 
 from hyperrep.errors import UserError
-from hyperrep.files import check_output, construct, output_folder, read_json, read_tensors
+from hyperrep.files import check_output, construct, output_folder, read_json, read_json_lines, read_tensors
 
 
 def tree(folder):
@@ -282,3 +282,20 @@ def test_tensor_files_that_are_damaged(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         read_tensors(path, {"a": (2, 3)})
+
+
+def test_lines_of_json_are_read_with_their_places(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert read_json_lines(path) == [(f"{path}, line 1,", {"a": 1}), (f"{path}, line 3,", {"a": 2})]
+    path.write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2, is damaged"):
+        read_json_lines(path)
+
+
+def test_names_can_be_checked_before_long_work(ours):
+    with output_folder(ours, "zoo", "add") as output:
+        output.check_replaceable("a.txt", "new.txt")
+        (ours / "a.txt").write_text("uno")
+        with pytest.raises(UserError, match=r"a\.txt was not written by hyperrep, or was changed"):
+            output.check_replaceable("new.txt", "a.txt")

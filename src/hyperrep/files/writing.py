@@ -145,6 +145,15 @@ class OutputFolder:
             return False
         return name in self._working or (name in self._hashes and _hash(path) in self._hashes[name])
 
+    def check_replaceable(self, *names: str) -> None:
+        """Whether [`write`] would take these names; for a look before long work.
+
+        Raises:
+            UserError: if there is a file of such a name that is not ours.
+        """
+        for name in names:
+            self._replaceable(name)
+
     def write(self, name: str, write: Callable[[Path], object], working: bool = False) -> Path:
         """Write a file under a temporary name, given to `write`, and rename it.
 
