@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from training_runs import one_thread  # noqa: F401
 
 from hyperrep import HyperRepModel, load_zoo
 from hyperrep.errors import UserError
-from hyperrep.evaluation.ablation import ablation_table, run_subsets, subsets
+from hyperrep.evaluation.ablation import _rows, ablation_table, run_subsets, subsets
 from hyperrep.evaluation.report import run_ablation
 from hyperrep.population import choose_engine
 from hyperrep.training import TrainingConfig
@@ -82,8 +83,31 @@ def test_accuracies_are_those_of_the_trained_models(digits_zoo, tmp_path):
     assert [row.mean for row in again] == [row["mean"] for row in rows]
     assert {path: path.stat().st_mtime_ns for path in written} == written
     header, lines = ablation_table(again)
+    # training networks answer validation images, and are not called tested
+    assert header[1:3] == ["training networks, validation images", "held-out networks, test images"]
+    images_of = {row["variant"]: row["settings"]["images"] for row in rows}
+    assert images_of == {"training": "validation images", "held-out": "test images"}
+    assert {row["method"]: row["settings"]["training"]["align"] for row in rows} == dict.fromkeys(only, True)
+    assert len({row["settings"]["representation_sha256"] for row in rows}) == 2
     assert [line[0] for line in lines] == ["(originals)", *only]
     assert all(len(line) == len(header) for line in lines)
+
+
+def test_a_measure_that_is_no_number_is_left_out_with_a_warning(caplog):
+    split = {"r2": 0.5, "r2_per_layer": {"convs.0": float("nan"), "linears.0": 0.25}}
+    split["accuracy"] = {which: {"mean": 0.5, "std": 0.1, "n": 3} for which in ("original", "reconstruction")}
+    zoo, images = SimpleNamespace(name="zoo", revision=None), SimpleNamespace(name="digits")
+    rows = _rows("none", {"train_sample": split, "test": split, "seconds": 1.0}, zoo, images, 0, {})
+    assert {row.what for row in rows} == {"original_accuracy", "reconstruction_accuracy", "r2", "r2 of linears.0"}
+    assert "r2 of convs.0 of none, held-out networks, is no number" in caplog.text
+    assert len(ablation_table(rows)[1][1]) == 5
+
+
+def test_results_that_are_not_ours_are_kept(digits_zoo, tmp_path):
+    (tmp_path / "ablation.jsonl").write_text("mine")
+    with pytest.raises(UserError, match="was not written by hyperrep"):
+        run_ablation(digits_config(), str(digits_zoo), None, tmp_path, ["alignment"])
+    assert [path.name for path in tmp_path.iterdir()] == ["ablation.jsonl"]
 
 
 def test_an_unknown_subset(digits_zoo, tmp_path):

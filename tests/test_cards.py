@@ -10,10 +10,14 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from hyperrep.cards import write_model_card
+from hyperrep import HyperRepPipeline
+from hyperrep.cards import carry_card, write_model_card
 from hyperrep.errors import UserError
-from hyperrep.evaluation import ResultRow, results_table, write_results
+from hyperrep.evaluation import ResultRow, results_table
+from hyperrep.evaluation.results import write_results as write_rows
+from hyperrep.files import output_folder
 
 
 FIELDS = {
@@ -26,6 +30,12 @@ FIELDS = {
     "machine": "a machine of 96 cores",
     "seconds": 1.0,
 }
+
+
+def write_results(path: Path, rows: list[ResultRow]) -> None:
+    """As an evaluation leaves them in a representation's folder."""
+    with output_folder(path.parent.parent, "representation", "add") as output:
+        write_rows(output, f"results/{path.name}", rows)
 
 
 def rows() -> list[ResultRow]:
@@ -70,13 +80,33 @@ def test_the_metadata_is_yaml_that_the_hub_reads(folder):
     # S_KDE30, the method, at the epochs the poster names first; unrounded numbers are in the results file
     (entry,) = metadata["model-index"]
     assert entry["name"] == "hyperrep-digits"
-    (result,) = entry["results"]
     stored = {row.epoch: row.mean for row in rows() if row.what == "test_accuracy" and row.method == "S_KDE30"}
-    values = {int(metric["name"].split()[-1]): metric["value"] for metric in result["metrics"]}
-    assert values == {epoch: pytest.approx(stored[epoch], abs=5e-5) for epoch in (0, 1)}
-    card = ModelCard.load(folder / "README.md")
-    assert len(card.data.eval_results) == 2
-    assert result["dataset"]["name"] == "digits"
+    values = {result["dataset"]["config"]: result["metrics"][0]["value"] for result in entry["results"]}
+    assert values == {
+        f"S_KDE30 independent, {epoch} epochs of fine-tuning": pytest.approx(stored[epoch], abs=5e-5)
+        for epoch in (0, 1)
+    }
+    assert all(result["dataset"]["name"] == "digits" for result in entry["results"])
+    assert "datasets" not in metadata  # neither zoo nor images have an id on the Hub
+    assert "pipeline_tag" not in metadata  # no task of the Hub is the generation of weights
+
+
+def test_every_result_has_an_identifier_of_its_own(folder):
+    several = rows() + [replace(row, variant="joint") for row in rows() if row.method == "S_KDE30"]
+    write_results(folder / "results" / "finetune.jsonl", several)
+    results = ModelCard.load(write_model_card(folder, "org/hyperrep-digits")).data.eval_results
+    assert len(results) == 4
+    assert len({result.unique_identifier for result in results}) == 4
+    assert len({result.metric_name for result in results}) == 4
+    assert model_index_to_eval_results(eval_results_to_model_index("hyperrep-digits", results))[1] == results
+
+
+def test_what_is_on_the_hub_is_named_as_a_data_set(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["zoo"] |= {"name": "org/cnn-zoo-mnist", "revision": "0" * 40}
+    (folder / "config.json").write_text(json.dumps(config))
+    write_results(folder / "results" / "finetune.jsonl", [replace(row, target="ylecun/mnist") for row in rows()])
+    assert ModelCard.load(write_model_card(folder)).data.datasets == ["org/cnn-zoo-mnist", "ylecun/mnist"]
 
 
 def test_every_number_of_the_tables_is_one_of_the_results(folder):
@@ -105,18 +135,35 @@ def test_no_blank_is_left(folder):
     assert text.count('from_pretrained("org/hyperrep-digits")') == 2
 
 
+def leaves(values: dict, path: str = "") -> dict[str, object]:
+    found = {}
+    for key, value in values.items():
+        name = f"{path} {key}".strip()
+        found |= leaves(value, name) if isinstance(value, dict) else {name: value}
+    return found
+
+
 def test_settings_and_training_are_as_recorded(folder):
-    model, training = tables(write_model_card(folder).read_text())
+    model, measures, training, settings = tables(write_model_card(folder).read_text())
     config = json.loads((folder / "config.json").read_text())
     recorded = json.loads((folder / "results" / "training.json").read_text())
     for name in ("hidden_size", "latent_size", "intermediate_size"):
         assert [name, str(config[name])] in model
     assert ["steps", str(recorded["steps"])] in training
-    assert {line[0] for line in training[1:]} == set(recorded)
+    # every setting is there once, in a line of its own
+    assert [line[0] for line in settings[1:]] == list(leaves(recorded["settings"]))
+    splits = ("train_sample", "validation", "test")
+    others = {name: value for name, value in recorded.items() if name not in ("settings", *splits)}
+    assert [line[0] for line in training[1:]] == list(leaves(others))
+    assert {line[0] for line in measures[1:]} == set(leaves(recorded["test"]))
+    assert measures[0] == ["measure", "training networks", "validation networks", "test networks"]
+    (line,) = [line for line in measures if line[0] == "reconstruction_loss"]
+    assert line[1:] == [f"{recorded[split]['reconstruction_loss']:.4g}" for split in splits]
     text = (folder / "README.md").read_text()
+    assert max(map(len, text.splitlines())) < 400
     assert f"(50, {config['latent_size']})" in text
     assert "2,464 parameters" in text
-    assert "hyper-representation of the cnn-zoo-digits zoo" in text
+    assert "hyper-representation of the model zoo `cnn-zoo-digits`" in text
     assert "The sampler `kde independent`" in text
 
 
@@ -139,3 +186,113 @@ def test_a_folder_that_is_no_representation_gets_no_card(tmp_path, content):
     with pytest.raises(UserError, match="not a representation"):
         write_model_card(tmp_path)
     assert not (tmp_path / "README.md").exists()
+
+
+def test_a_card_that_somebody_changed_is_kept(folder, tmp_path):
+    card = write_model_card(folder)
+    write_model_card(folder)  # ours, and unchanged
+    card.write_text(card.read_text() + "\nMy own remarks.\n")
+    before = card.read_bytes()
+    with pytest.raises(UserError, match=r"README\.md was not written by hyperrep, or was changed since"):
+        write_model_card(folder)
+    assert card.read_bytes() == before
+    elsewhere = tmp_path / "card.md"
+    assert write_model_card(folder, "org/other", elsewhere) == elsewhere
+    assert 'from_pretrained("org/other")' in elsewhere.read_text()
+    assert card.read_bytes() == before
+    with pytest.raises(UserError, match="exists; name a new file"):
+        write_model_card(folder, output=elsewhere)
+    with pytest.raises(UserError, match="there is no folder"):
+        write_model_card(folder, output=tmp_path / "none" / "card.md")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", '{"model_type": "hyperrep", "layout": "x"}', r"config\.json"),
+        ("config.json", '{"model_type": "hyperrep"', r"config\.json is damaged"),
+        ("results/training.json", '{"loss": NaN}', r"training\.json is damaged"),
+        ("results/finetune.jsonl", '{"what": "test_accuracy"', r"finetune\.jsonl, line 1, is damaged"),
+        ("sampler/sampler_config.json", "[]", r"sampler_config\.json holds a list"),
+    ],
+)
+def test_a_damaged_file_is_named_and_no_card_is_written(folder, file, content, message):
+    (folder / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        write_model_card(folder)
+    assert not (folder / "README.md").exists()
+
+
+@pytest.mark.parametrize("repo", ["a b/c", "a/b/c", "--x", "x" * 200])
+def test_what_cannot_be_a_hub_id_gets_no_card(folder, repo):
+    with pytest.raises(UserError, match="cannot be a Hub id"):
+        write_model_card(folder, repo)
+
+
+def with_settings(row: ResultRow, variant: str) -> ResultRow:
+    sampling = {"method": "kde", "variant": variant, "bandwidth": 0.002, "top": 0.1, "score": "validation_accuracy"}
+    return replace(row, method="S_KDE10", settings={"torch": "2", "sampling": sampling, "stored_sampler": True})
+
+
+def test_the_card_says_what_made_its_numbers(folder):
+    made = [with_settings(row, "independent") if row.method == "S_KDE30" else row for row in rows()]
+    write_results(folder / "results" / "finetune.jsonl", made)
+    text = write_model_card(folder).read_text()
+    assert "B_KDE10, S_KDE10: drawn from a kernel density over weights, or latents, of the best 10 %" in text
+    settings = tables(text)[-1]
+    assert ["sampling top", "0.1"] in settings
+    assert "ships with the model" not in text  # that one has the best 30 %
+    path = folder / "sampler" / "sampler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"top": 0.1}))
+    assert "The sampler that ships with the model is S_KDE10 (independent)." in write_model_card(folder).read_text()
+
+
+def saved(representation: Path, folder: Path) -> Path:
+    """What `save_pretrained` of a pipeline leaves: model and sampler."""
+    ignored = shutil.ignore_patterns("results", "README.md", "checkpoints", ".hyperrep.json", "*.jsonl")
+    return shutil.copytree(representation, folder, ignore=ignored)
+
+
+def test_card_and_results_travel_with_the_model(representation, tmp_path):
+    source = shutil.copytree(representation, tmp_path / "source")
+    write_results(source / "results" / "finetune.jsonl", rows())
+    card = write_model_card(source)
+    card.write_text(card.read_text() + "\nMy own remarks.\n")
+    (source / "results" / "secret.json").symlink_to("/etc/hostname")
+    target = saved(representation, tmp_path / "same")
+    carry_card(source, target, "org/name")
+    assert (target / "README.md").read_bytes() == card.read_bytes()
+    assert (target / "results" / "finetune.jsonl").read_bytes() == (source / "results/finetune.jsonl").read_bytes()
+    assert not (target / "results" / "secret.json").exists()
+
+    target = saved(representation, tmp_path / "resampled")
+    path = target / "sampler" / "sampler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"top": 0.1}))
+    carry_card(source, target, "org/name")
+    text = (target / "README.md").read_text()
+    assert "Not evaluated yet" not in text
+    assert "My own remarks" not in text
+
+    target = saved(representation, tmp_path / "other")
+    (target / "model.safetensors").write_bytes(b"other weights")
+    carry_card(source, target, "org/name")
+    assert "Not evaluated yet" in (target / "README.md").read_text()
+    assert not (target / "results").exists()
+
+
+def test_what_a_pipeline_publishes_is_the_evaluated_card(representation, tmp_path, monkeypatch):
+    source = shutil.copytree(representation, tmp_path / "source")
+    write_results(source / "results" / "finetune.jsonl", rows())
+    card = write_model_card(source).read_text()
+    published = {}
+
+    def push(folder, repo_id, **_):
+        published.update(
+            {path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("*.*")}
+        )
+        return "address"
+
+    monkeypatch.setattr("hyperrep.pipeline.push_folder", push)
+    assert HyperRepPipeline.from_pretrained(source).push_to_hub("org/hyperrep") == "address"
+    assert published["README.md"].decode() == card
+    assert {"results/finetune.jsonl", "results/training.json", "model.safetensors"} <= set(published)

@@ -1,13 +1,17 @@
-from dataclasses import replace
+import json
+import shutil
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from conftest import ROOT
 from torch.testing import assert_close
 
 from hyperrep import HyperRepConfig, HyperRepModel, load_zoo
 from hyperrep.errors import UserError
 from hyperrep.evaluation import (
     FinetuneSettings,
+    Progress,
     ResultRow,
     error_similarity,
     evaluate_finetune,
@@ -16,10 +20,14 @@ from hyperrep.evaluation import (
     results_table,
     write_results,
 )
-from hyperrep.evaluation.finetune import seen_rows
 from hyperrep.evaluation.novelty import vote_accuracy
+from hyperrep.evaluation.populations import Filter, draw_populations
+from hyperrep.evaluation.progress import Outcome
+from hyperrep.evaluation.report import finetune_tables, run_finetune
+from hyperrep.evaluation.results import fingerprint
+from hyperrep.files import output_folder
 from hyperrep.population import choose_engine
-from hyperrep.samplers import fit_sampler
+from hyperrep.samplers import KDESampler, UniformSampler, fit_sampler, load_sampler, refit
 from hyperrep.training.data import TrainingData
 from hyperrep.zoo import zoo_images
 
@@ -71,7 +79,8 @@ def test_a_result_row_has_the_papers_standard_deviation(tmp_path):
     row = ResultRow.of(torch.tensor([0.2, 0.4, 0.9]), what="test_accuracy", epoch=0, **FIELDS)
     assert (row.n, row.mean) == (3, pytest.approx(0.5))
     assert row.std == pytest.approx((0.26 / 3) ** 0.5)  # ddof 0
-    write_results(tmp_path / "rows.jsonl", [row])
+    with output_folder(tmp_path, "results", "add") as output:
+        write_results(output, "rows.jsonl", [row])
     assert read_results(tmp_path / "rows.jsonl") == [row]
     later = replace(row, epoch=5, mean=0.75, std=0.125)
     header, lines = results_table([row, later])
@@ -97,7 +106,14 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
     zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
     images = zoo_images(zoo)
     engine = CountingEngine(choose_engine("auto", zoo.config.network_config()))
-    rows = evaluate_finetune(model, zoo, images, engine, SETTINGS, "model", progress_folder=tmp_path)
+    sampler = load_sampler(representation / "sampler")
+
+    def evaluate(settings=SETTINGS):
+        with output_folder(tmp_path, "results", "add") as output:
+            progress = Progress(output, ".finetune")
+            return evaluate_finetune(model, zoo, images, engine, settings, "model", None, progress, sampler)
+
+    rows = evaluate()
 
     found = {(row.what, row.method, row.variant, row.epoch): row for row in rows}
     for method, variant in [("S_KDE30", "independent"), ("S_KDE30", "joint"), ("B_KDE30", "joint"), ("S_U", "")]:
@@ -116,15 +132,203 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
     assert copies > 0.8 > found["nearest_training_similarity", "B_KDE30", "independent", 0].mean
     assert engine.epochs == 5
 
-    again = evaluate_finetune(model, zoo, images, engine, SETTINGS, "model", progress_folder=tmp_path)
+    again = evaluate()
     assert engine.epochs == 5  # everything was kept
     assert [row.mean for row in again] == [row.mean for row in rows]
-    (tmp_path / "S_U-only.json").unlink()  # as if it had been interrupted before the last
-    again = evaluate_finetune(model, zoo, images, engine, SETTINGS, "model", progress_folder=tmp_path)
+    (tmp_path / ".finetune" / "S_U-only.json").unlink()  # as if it had been interrupted before the last
+    again = evaluate()
     assert engine.epochs == 6
     assert [row.mean for row in again] == [row.mean for row in rows]
-    evaluate_finetune(model, zoo, images, engine, replace(SETTINGS, seed=1), "model", progress_folder=tmp_path)
+    evaluate(replace(SETTINGS, seed=1))
     assert engine.epochs == 11  # other samples are other populations
+
+    # every setting that made a number stands in its row
+    settings = found["test_accuracy", "S_KDE30", "independent", 1].settings
+    sampling = {"method": "kde", "variant": "independent", "bandwidth": 0.002, "top": 0.3}
+    assert settings["sampling"] == sampling | {"score": "validation_accuracy"}
+    assert settings["stored_sampler"] is True  # it was recognised, and is not fine-tuned twice
+    assert not found["test_accuracy", "S_KDE30", "joint", 1].settings.get("stored_sampler")
+    assert not any(row.method == "S_stored" for row in rows)
+    assert settings["epochs_seen"] == [21, 22, 23, 24, 25]
+    assert settings["weight_threshold"] == 5.0
+    assert settings["zoo_sha256"] == model.config.zoo["sha256"]
+    assert settings["representation_sha256"] == fingerprint(model.state_dict())
+    assert settings["recipe"] == zoo.config.protocol["recipe"]
+    assert settings["num_models"] == 4
+    assert settings["order_seeds"] == [1_000_000, 1_000_003]
+    assert {"hyperrep", "torch", "engine", "images_fingerprint", "zoo_revision"} <= set(settings)
+    # the baseline is not filtered, and says so
+    assert found["test_accuracy", "B_T", "", 1].settings["weight_threshold"] is None
+    title = finetune_tables(rows)[0][0]
+    assert "the stored sampler is S_KDE30 (independent)" in title
+
+
+@pytest.fixture(scope="module")
+def single(representation, digits_zoo):
+    """Evaluates one network a population for no epoch: everything but the training."""
+    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
+    images, engine = zoo_images(zoo), choose_engine("auto", zoo.config.network_config())
+
+    def evaluate(**settings):
+        settings = FinetuneSettings(**{"num_models": 1, "epochs": 0, "variants": ("joint",)} | settings)
+        return evaluate_finetune(model, zoo, images, engine, settings, "model")
+
+    return evaluate
+
+
+def test_a_single_network_has_no_sibling(single):
+    found = {(row.what, row.method) for row in single()}
+    assert ("nearest_training_similarity", "S_KDE30") in found
+    assert ("nearest_sample_similarity", "S_KDE30") not in found
+    assert ("nearest_sample_similarity", "zoo") in found
+
+
+@pytest.mark.parametrize(("top", "name"), [(0.1, "10"), (0.3, "30"), (0.125, "12.5"), (1.0, "100")])
+def test_a_method_is_called_by_the_share_that_made_it(single, top, name):
+    methods = {row.method for row in single(top=top)}
+    assert {f"S_KDE{name}", f"B_KDE{name}"} <= methods
+    assert len([method for method in methods if "KDE" in method]) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", "null", "\x00", '{"settings": {', '{"settings": 5}', '{"test_accuracy": [[NaN]]}', "shorter", "wrong"],
+)
+def test_a_damaged_progress_file_is_made_again_with_a_warning(tmp_path, caplog, content):
+    outcome = Outcome({"top": 0.3}, [[0.1, 0.2], [0.3, 0.4]], [0.5, 0.6], [0.7, 0.8], 0.9, 1.0)
+    with output_folder(tmp_path, "results", "add") as output:
+        progress = Progress(output, ".finetune")
+        progress.write("S_U-only", outcome)
+        assert progress.read("S_U-only", {"top": 0.3}, epochs=1) == outcome
+        assert progress.read("S_U-only", {"top": 0.3}, epochs=2) is None
+        assert progress.read("S_U-only", {"top": 0.1}, epochs=1) is None
+        assert not caplog.text
+        path = tmp_path / ".finetune" / "S_U-only.json"
+        if content in ("shorter", "wrong"):
+            changed = [[0.1, 0.2], [0.3]] if content == "shorter" else [["0.1", 0.2]] * 2
+            content = json.dumps(json.loads(path.read_text()) | {"test_accuracy": changed})
+        path.write_text(content)
+        assert progress.read("S_U-only", {"top": 0.3}, epochs=1) is None
+        assert f"{path}" in caplog.text
+        assert "is fine-tuned again" in caplog.text
+        progress.write("S_U-only", outcome)  # what lies there is ours, whatever it holds
+        assert progress.read("S_U-only", {"top": 0.3}, epochs=1) == outcome
+        progress.remove()
+    assert not (tmp_path / ".finetune").exists()
+
+
+def populations(representation, digits_zoo, sampler):
+    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
+    settings = FinetuneSettings(num_models=2, variants=("joint",))
+    rows = Filter.of(model, zoo).rows(zoo, "train")
+    return {(p.method, p.variant): p for p in draw_populations(model, rows, settings, sampler)}
+
+
+def test_the_sampler_that_ships_with_the_model_is_scored(representation, digits_zoo):
+    stored = refit(load_sampler(representation / "sampler"), variant="joint")
+    changed = populations(representation, digits_zoo, refit(stored, bandwidth=0.05))
+    found = changed["S_stored", "joint"]
+    assert found.settings["stored_sampler"] is True
+    assert found.settings["sampling"]["bandwidth"] == 0.05
+    assert not torch.allclose(found.weights, changed["S_KDE30", "joint"].weights)
+    assert not changed["S_KDE30", "joint"].settings.get("stored_sampler")
+    # of other latents, with the same settings
+    others = KDESampler(variant="joint").fit(stored.latents.flip(0) * 0.5, stored.scores)
+    assert ("S_stored", "joint") in populations(representation, digits_zoo, others)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name"),
+    [
+        (lambda stored: refit(stored, variant="joint"), ("S_KDE30", "joint")),
+        (lambda stored: UniformSampler().fit(stored.latents), ("S_U", "")),
+    ],
+)
+def test_a_stored_sampler_that_is_one_of_the_others_is_recognised(representation, digits_zoo, sampler, name):
+    found = populations(representation, digits_zoo, sampler(load_sampler(representation / "sampler")))
+    assert [key for key, value in found.items() if value.settings.get("stored_sampler")] == [name]
+    assert len(found) == 3
+
+
+def test_decoded_networks_must_be_finite(representation, digits_zoo, monkeypatch):
+    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
+    decode = model.decode
+
+    def broken(latents):
+        weights = decode(latents).clone()
+        weights[0, 0] = float("nan")
+        return weights
+
+    monkeypatch.setattr(model, "decode", broken)
+    rows = Filter.of(model, zoo).rows(zoo, "train")
+    with pytest.raises(UserError, match=r"1 of 3 decoded networks \(S_KDE30 joint\) hold NaN"):
+        list(draw_populations(model, rows, FinetuneSettings(num_models=3, variants=("joint",)), None))
+
+
+def test_a_row_with_nan_is_not_made():
+    with pytest.raises(UserError, match=r"test_accuracy of S_KDE30, epoch 0: mean is nan"):
+        ResultRow.of(torch.tensor([0.2, float("nan")]), what="test_accuracy", epoch=0, **FIELDS)
+
+
+ROW = {"what": "test_accuracy", "epoch": 0, "n": 3, "mean": 0.5, "std": 0.1} | FIELDS
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (json.dumps(ROW)[:-20], "line 2, is damaged"),
+        (json.dumps(ROW | {"mean": float("nan")}), "NaN is not a number"),
+        (json.dumps(ROW | {"mean": "0.5"}), "line 2,: .*'mean' expected float"),
+        (json.dumps(ROW | {"n": 0}), "line 2,: .* n 0"),
+        (json.dumps(ROW | {"extra": 1}), "line 2,: key 'extra' is unknown"),
+        (json.dumps({"what": "test_accuracy"}), "line 2, lacks experiment"),
+        ("[1, 2]", "line 2, holds a list"),
+        ("\xff", "damaged"),
+    ],
+)
+def test_a_damaged_result_file_is_named_with_its_line(tmp_path, line, message):
+    path = tmp_path / "finetune.jsonl"
+    path.write_bytes((json.dumps(ROW) + "\n").encode() + line.encode("latin-1") + b"\n")
+    with pytest.raises(UserError, match=message) as error:
+        read_results(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "model_cards").glob("hyperrep-*/results/*.jsonl")), ids=str)
+def test_the_projects_own_results_can_be_read(path):
+    rows = read_results(path)
+    assert rows
+    assert [asdict(row) | {"settings": {}} for row in rows] == [
+        json.loads(line) | {"settings": {}} for line in path.read_text().splitlines()
+    ]
+
+
+def test_an_evaluation_writes_into_the_representation_and_replaces_only_its_own(representation, digits_zoo, tmp_path):
+    folder = shutil.copytree(representation, tmp_path / "model")
+    shutil.rmtree(folder / "sampler")  # there need not be one
+    settings = FinetuneSettings(num_models=1, epochs=0, variants=("joint",))
+
+    def run(overwrite=False, output=None):
+        return run_finetune(str(folder), str(digits_zoo), None, settings, "auto", output, overwrite)
+
+    rows = run()
+    assert read_results(folder / "results" / "finetune.jsonl") == rows
+    assert (folder / "results" / "finetune.png").read_bytes()[:4] == b"\x89PNG"
+    assert not (folder / "results" / ".finetune").exists()
+    with pytest.raises(UserError, match="exists; replace it with --overwrite"):
+        run()
+    assert [row.mean for row in run(overwrite=True, output=folder / "results")] == [row.mean for row in rows]
+    (folder / "results" / "finetune.jsonl").write_text("my notes")
+    with pytest.raises(UserError, match="was changed since"):
+        run(overwrite=True)
+    assert (folder / "results" / "finetune.jsonl").read_text() == "my notes"
+    run(output=tmp_path / "elsewhere")
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {
+        ".hyperrep.json",
+        "finetune.jsonl",
+        "finetune.png",
+    }
 
 
 @pytest.mark.parametrize(
@@ -134,7 +338,13 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
         ({"epochs": -1}, "epochs is -1"),
         ({"top": 1.5}, "top is 1.5"),
         ({"top": 0.0}, "top is 0.0"),
+        ({"top": float("nan")}, "top is nan"),
         ({"bandwidth": 0.0}, "bandwidth is 0.0"),
+        ({"bandwidth": -1.0}, "bandwidth is -1.0"),
+        ({"bandwidth": float("nan")}, "bandwidth is nan"),
+        ({"bandwidth": float("inf")}, "bandwidth is inf"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 10**30}, "seed is 1000"),
         ({"variants": ("joined",)}, "'joined' is unknown"),
     ],
 )
@@ -150,6 +360,31 @@ def test_a_zoo_of_another_layout_is_refused(digits_zoo):
         evaluate_finetune(model, zoo, zoo_images(zoo), choose_engine("loop", None), SETTINGS, "model")
 
 
+def test_more_networks_than_memory_are_refused_before_they_are_made(single):
+    with pytest.raises(UserError, match=r"num_models is 1,000,000,000; .* GiB"):
+        single(num_models=10**9)
+
+
+def test_another_zoo_than_the_one_trained_on_is_said(representation, digits_zoo, caplog):
+    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
+    zoo["validation"].weights[:, 0] += 0.01
+    settings = FinetuneSettings(num_models=1, epochs=0, variants=())
+    images, engine = zoo_images(zoo), choose_engine("auto", zoo.config.network_config())
+    rows = evaluate_finetune(model, zoo, images, engine, settings, "model")
+    assert "are not those that model was trained on" in caplog.text
+    assert rows[0].settings["zoo_sha256"] != model.config.zoo["sha256"]
+
+
+@pytest.mark.parametrize(
+    "record", [{"epochs": []}, {"epochs": "21"}, {"weight_threshold": 0}, {"weight_threshold": "5"}]
+)
+def test_a_damaged_record_of_the_filter(representation, digits_zoo, record):
+    model = HyperRepModel.from_pretrained(representation)
+    model.config.zoo = record
+    with pytest.raises(UserError, match=r"config\.json, zoo"):
+        Filter.of(model, load_zoo(digits_zoo))
+
+
 def test_what_training_dropped_is_dropped_everywhere(representation, digits_zoo):
     zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
     record = model.config.zoo
@@ -160,7 +395,7 @@ def test_what_training_dropped_is_dropped_everywhere(representation, digits_zoo)
     zoo["train"].weights[wild[2], 5] = float("inf")
     data = TrainingData.from_zoo(zoo, record["epochs"], record["weight_threshold"])
     assert data.dropped["train"] == 3
-    assert_close(seen_rows(model, zoo, "train").weights, data.train, rtol=0, atol=0)
+    assert_close(Filter.of(model, zoo).rows(zoo, "train").weights, data.train, rtol=0, atol=0)
     rows = zoo["train"].select(record["epochs"])
     assert len(fit_sampler(model, rows).latents) == len(data.train) == len(rows) - 3
 
@@ -170,7 +405,7 @@ def test_without_a_record_all_finite_checkpoints_of_the_last_epoch_are_kept(digi
     model = HyperRepModel(HyperRepConfig(layout=zoo.config.layout, contrast_weight=0.0))
     last = zoo["test"].epoch == 25
     zoo["test"].weights[last.nonzero()[0], 5] = float("nan")
-    assert len(seen_rows(model, zoo, "test")) == int(last.sum()) - 1
+    assert len(Filter.of(model, zoo).rows(zoo, "test")) == int(last.sum()) - 1
     zoo["test"].weights[:] = float("inf")
     with pytest.raises(UserError, match=r"drops all \d+ test checkpoints"):
-        seen_rows(model, zoo, "test")
+        Filter.of(model, zoo).rows(zoo, "test")

@@ -1,12 +1,31 @@
-"""The model card of a representation: README.md with metadata, made from its config and result files alone."""
+"""The model card of a representation: README.md with metadata, made from its config and result files alone.
 
-import json
+The metadata name no `pipeline_tag`: none of the Hub's tasks is the generation of weights, and a task that it does not
+know is refused; the tag `weight-generation` says it. They name as `datasets` what has an id on the Hub: the zoo, if it
+came from there, and the images.
+"""
+
+import filecmp
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
+
 from .errors import UserError
-from .evaluation.results import ResultRow, markdown_table, read_results, results_table
+from .evaluation.results import ResultRow, markdown_table, read_results, results_table, stored_sampler
+from .files import output_folder, read_json
+from .files.writing import written_atomically
+from .hub import PUBLISHED
+from .representation import HyperRepConfig
+from .weights import WeightLayout
 
 
 TAGS = ["weight-space-learning", "hyper-representation", "model-zoo", "weight-generation"]
@@ -16,7 +35,7 @@ _TEMPLATE = Template(
     """
 # $title
 
-A hyper-representation of the $zoo zoo: an encoder-decoder transformer over the weights of networks with
+A hyper-representation of the model zoo `$zoo`: an encoder-decoder transformer over the weights of networks with
 $num_params parameters, and a sampler over its latents that generates new ones. Method: Schürholt et al.,
 *Hyper-Representations as Generative Models*, NeurIPS 2022 (arXiv:2209.14733).
 
@@ -36,15 +55,11 @@ latents = model.encode(networks.weights)     # (50, $latent_size)
 
 ## Model
 
-| | |
-|---|---|
 $model_table
 
 ## Training
 
-| | |
-|---|---|
-$training_table
+$training
 
 $results
 ## Limits
@@ -63,8 +78,7 @@ _RESULTS = Template(
     """## Results
 
 Test accuracy in per cent, mean ± std (ddof 0) over n networks, on $target; epochs of fine-tuning by the zoo's own
-recipe. B_T: trained from scratch (test split of the zoo). B_KDE30, S_KDE30: drawn from a kernel density over weights,
-or latents, of the best 30 % of the training models. S_U: uniform latents.
+recipe. B_T: trained from scratch (test split of the zoo). $populations S_U: uniform latents.$stored
 
 $table
 
@@ -74,114 +88,233 @@ How alike (error-set similarity: shared misclassified images over all misclassif
 copy) a network is before fine-tuning to its nearest training model, and to its nearest sibling:
 
 $similarity
-
+$settings
 $machine; sampling seed $seed. Files: `results/*.jsonl`.
 
 """
 )
 
+SPLITS = {"train_sample": "training networks", "validation": "validation networks", "test": "test networks"}
+MODEL_SETTINGS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "latents_per",
+    "latent_size",
+    "standardize_weights",
+    "normalize_loss",
+    "contrast",
+    "contrast_weight",
+)
 
-def write_model_card(folder: str | Path, repo: str = "org/hyperrep") -> Path:
-    """Write `README.md` into a representation's folder.
+logger = logging.getLogger(__name__)
+
+
+def write_model_card(folder: str | Path, repo: str = "org/hyperrep", output: str | Path | None = None) -> Path:
+    """Write the card of a representation. A card that somebody else wrote or changed is not replaced.
 
     Args:
         folder (`str` or `Path`): with `config.json`, and `results/finetune.jsonl` once evaluated.
         repo (`str`, *optional*): the Hub id that the examples name.
+        output (`str` or `Path`, *optional*): a new file to write instead of `README.md` in the folder.
 
     Returns:
         `Path`: the card.
 
     Raises:
-        UserError: if the folder is not a representation.
+        UserError: if the folder is not a representation, one of its files is damaged, `repo` is no Hub id, or there
+            is a file in the card's place that is not ours.
     """
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
     folder = Path(folder)
-    config = _read_json(folder / "config.json")
-    if config is None or config.get("model_type") != "hyperrep":
-        raise UserError(f"{folder} is not a representation: it has no config.json with model_type 'hyperrep'.")
-    training = _read_json(folder / "results" / "training.json") or {}
-    sampler = _read_json(folder / "sampler" / "sampler_config.json") or {}
+    card = ModelCard(_card(folder, repo))
+    if output is None:
+        with output_folder(folder, "representation", "add") as out:
+            return out.write("README.md", card.save)
+    output = Path(output)
+    if output.exists():
+        raise UserError(f"{output} exists; name a new file.")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output} cannot be written: there is no folder {output.absolute().parent}.")
+    with written_atomically(output) as temporary:
+        card.save(temporary)
+    return output
+
+
+def carry_card(source: Path | None, folder: str | Path, repo: str) -> None:
+    """Card and results of the folder that a representation came from, to the folder that it was saved to.
+
+    Results belong to weights: other weights get a new card without any. A changed sampler gets a new card with them.
+
+    Args:
+        source (`Path`, *optional*): a folder with results, a local one or a snapshot from the Hub.
+        folder (`str` or `Path`): the saved representation.
+        repo (`str`): the Hub id that a new card names.
+    """
+    folder = Path(folder)
+    if source is not None and _same_file(source, folder, "model.safetensors"):
+        files = [path for path in sorted(source.glob("results/*")) if _is_carried(path, source)]
+        card = source / "README.md"
+        if _is_carried(card, source):
+            if _same_sampler(source / "sampler", folder / "sampler"):
+                files.append(card)
+            else:
+                logger.warning("the sampler is another than that of %s: its card is replaced by a new one.", source)
+        with output_folder(folder, "representation", "add") as out:
+            for path in files:
+                out.write(path.relative_to(source).as_posix(), partial(shutil.copyfile, path))
+    if not (folder / "README.md").exists():
+        write_model_card(folder, repo)
+
+
+def _same_file(source: Path, folder: Path, name: str) -> bool:
+    pair = (source / name, folder / name)
+    return all(path.is_file() for path in pair) and filecmp.cmp(*pair, shallow=False)
+
+
+def _same_sampler(source: Path, folder: Path) -> bool:
+    settings = [_read_if_there(path / "sampler_config.json") | {"hyperrep_version": ""} for path in (source, folder)]
+    return settings[0] == settings[1] and _same_file(source, folder, "latents.safetensors")
+
+
+def _is_carried(path: Path, source: Path) -> bool:
+    """Whether it is of a kind that is published; links out of the folder are not, but those of the Hub's cache are."""
+    root = source.parent.parent if source.parent.name == "snapshots" else source
+    kind = any(path.match(pattern) for pattern in PUBLISHED) and not path.name.startswith(".")
+    return kind and path.is_file() and path.resolve().is_relative_to(root.resolve())
+
+
+def _card(folder: Path, repo: str) -> str:
+    """Metadata and text."""
+    config = _read_config(folder)
+    training = _read_if_there(folder / "results" / "training.json")
+    sampler = _read_if_there(folder / "sampler" / "sampler_config.json")
     results_path = folder / "results" / "finetune.jsonl"
     rows = read_results(results_path) if results_path.exists() else []
-
-    zoo = (config.get("zoo") or {}).get("name", "unknown")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"repo {repo!r} cannot be a Hub id; write it as org/name.") from error
+    zoo = config.zoo or {}
     data = ModelCardData(
         license="apache-2.0",
         library_name="hyperrep",
         tags=TAGS,
+        datasets=_datasets(zoo, rows) or None,
         model_name=repo.split("/")[-1],
-        eval_results=[
-            EvalResult(
-                task_type="image-classification",
-                dataset_type=row.target,
-                dataset_name=row.target,
-                metric_type="accuracy",
-                metric_name=f"accuracy of {row.method} ({row.variant}), epoch {row.epoch}",
-                metric_value=round(row.mean, 4),
-            )
-            for row in rows
-            if row.what == "test_accuracy" and row.method == "S_KDE30" and row.epoch in (0, 1)
-        ]
-        or None,
+        eval_results=_eval_results(rows) or None,
     )
     text = _TEMPLATE.substitute(
         title=repo.split("/")[-1],
-        zoo=zoo,
+        zoo=zoo.get("name", "unknown"),
         repo=repo,
-        num_params=f"{_num_params(config['layout']):,}",
-        latent_size=config["latent_size"],
-        model_table=_settings_table(
-            config,
-            (
-                "hidden_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "intermediate_size",
-                "latents_per",
-                "latent_size",
-                "standardize_weights",
-                "normalize_loss",
-                "contrast",
-                "contrast_weight",
-            ),
-        ),
-        training_table=_settings_table(training, tuple(training)),
-        results=_results(rows),
+        num_params=f"{WeightLayout.from_list(config.layout).num_params:,}",
+        latent_size=config.latent_size,
+        model_table=_table({name: getattr(config, name) for name in MODEL_SETTINGS}),
+        training=_training(training),
+        results=_results(rows, sampler),
         sampler=" ".join(str(sampler[key]) for key in ("method", "variant") if sampler.get(key)) or "none",
     )
-    path = folder / "README.md"
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(path)
-    return path
+    return f"---\n{data.to_yaml()}\n---\n{text}"
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
+def _read_config(folder: Path) -> HyperRepConfig:
+    path = folder / "config.json"
+    values = read_json(path) if path.exists() else {}
+    if values.get("model_type") != HyperRepConfig.model_type:
+        raise UserError(f"{folder} is not a representation: it has no config.json with model_type 'hyperrep'.")
+    try:
+        config = HyperRepConfig.from_dict(values)
+        WeightLayout.from_list(config.layout)
+        return config
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def _num_params(layout: list) -> int:
-    from .weights import WeightLayout
-
-    return WeightLayout.from_list(layout).num_params
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
-def _settings_table(values: dict[str, Any], names: tuple[str, ...]) -> str:
-    return "\n".join(f"| {name} | {_plain(values[name])} |" for name in names if name in values)
+def _eval_results(rows: Sequence[ResultRow]) -> list[EvalResult]:
+    """Accuracy of the method's networks at the epochs that the poster names first. One result each: the population
+    and the epoch make its configuration, so that no two results share an identifier."""
+    results = []
+    for row in rows:
+        if row.what == "test_accuracy" and row.method.startswith(("S_KDE", "S_stored")) and row.epoch in (0, 1):
+            population = f"{row.method} {row.variant}, {row.epoch} epochs of fine-tuning"
+            results.append(
+                EvalResult(
+                    task_type="image-classification",
+                    task_name="Image classification by generated networks",
+                    dataset_type=row.target,
+                    dataset_name=row.target,
+                    dataset_config=population,
+                    dataset_split="test",
+                    metric_type="accuracy",
+                    metric_name=f"accuracy of {row.n} networks, {population}",
+                    metric_value=round(row.mean, 4),
+                )
+            )
+    return results
+
+
+def _datasets(zoo: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[str]:
+    """Ids on the Hub: of a zoo that has a commit there, and of images that were not a local folder."""
+    names = [str(zoo["name"])] if zoo.get("revision") else []
+    names += [row.target for row in rows if row.target.count("/") == 1]
+    return list(dict.fromkeys(names))
+
+
+def _training(training: dict[str, Any]) -> str:
+    """What training found, in a table one can read, and everything that decided it in one that can be opened."""
+    if not training:
+        return "Not recorded."
+    splits = [split for split in SPLITS if isinstance(training.get(split), dict)]
+    parts = []
+    if splits:
+        measures = {split: dict(_flat(training[split])) for split in splits}
+        names = list(dict.fromkeys(name for split in splits for name in measures[split]))
+        lines = [[name, *(measures[split].get(name, "") for split in splits)] for name in names]
+        parts.append(
+            "Networks that the representation reconstructs, training and validation networks run on validation "
+            "images, test networks on test images:\n\n"
+            + markdown_table(["measure", *(SPLITS[split] for split in splits)], lines)
+        )
+    parts.append(_table({name: value for name, value in training.items() if name not in {*splits, "settings"}}))
+    if training.get("settings"):
+        parts.append(_details("All settings of the training", _table({"": training["settings"]})))
+    return "\n\n".join(parts)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting, named by its path."""
+    for key, value in values.items():
+        name = f"{prefix} {key}".strip()
+        if isinstance(value, dict):
+            yield from _flat(value, name)
+        else:
+            yield name, _plain(value)
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    return markdown_table(["setting", "value"], [list(line) for line in _flat(values)])
+
+
+def _details(summary: str, text: str) -> str:
+    return f"<details>\n<summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
     if isinstance(value, list):
         return ", ".join(_plain(entry) for entry in value)
     return str(value)
 
 
-def _results(rows: list[ResultRow]) -> str:
+def _results(rows: list[ResultRow], sampler: Mapping[str, Any]) -> str:
     if not rows:
-        return "## Results\n\nNot evaluated yet: run `hyperrep evaluate finetune`.\n\n"
+        return "## Results\n\nNot evaluated yet: run `hyperrep evaluate finetune`.\n"
     last = max(row.epoch for row in rows)
     shown = [row for row in rows if row.epoch in {*SHOWN_EPOCHS, last}]
     similarity = "\n\n".join(
@@ -195,8 +328,43 @@ def _results(rows: list[ResultRow]) -> str:
     )
     return _RESULTS.substitute(
         target=rows[0].target,
+        populations=_populations(rows),
+        stored=_stored(rows, sampler),
         table=markdown_table(*results_table(shown)),
         similarity=similarity,
+        settings=_made_by(rows),
         machine=rows[0].machine,
         seed=rows[0].seed,
     )
+
+
+def _populations(rows: Sequence[ResultRow]) -> str:
+    """The names of the density's populations, explained."""
+    found = (re.fullmatch(r"[BS]_KDE([\d.]+)", row.method) for row in rows)
+    return " ".join(
+        f"B_KDE{share}, S_KDE{share}: drawn from a kernel density over weights, or latents, of the best {share} % of "
+        "the training models."
+        for share in dict.fromkeys(match[1] for match in found if match)
+    )
+
+
+def _stored(rows: Sequence[ResultRow], sampler: Mapping[str, Any]) -> str:
+    """Which population the sampler gave that lies in the folder, if it is still the same."""
+    settings = next((row.settings.get("sampling") for row in rows if row.settings.get("stored_sampler")), None)
+    if not settings or any(sampler.get(name) != value for name, value in settings.items()):
+        return ""
+    return f" The sampler that ships with the model is {stored_sampler(rows)}."
+
+
+def _made_by(rows: Sequence[ResultRow]) -> str:
+    """What all generated populations have in common, and how each was drawn."""
+    drawn = {(row.method, row.variant): dict(_flat(row.settings)) for row in rows if "sampling" in row.settings}
+    if not drawn:
+        return ""
+    first, *others = drawn.values()
+    shared = {name: value for name, value in first.items() if all(o.get(name) == value for o in others)}
+    own = {
+        f"{method} {variant}": ", ".join(f"{name} {value}" for name, value in values.items() if name not in shared)
+        for (method, variant), values in drawn.items()
+    }
+    return "\n" + _details("All settings of the evaluation", _table(shared | own)) + "\n"

@@ -135,6 +135,7 @@ class HyperRepPipeline:
         self.sampler = sampler
         self.source = source
         self.revision = revision
+        self.folder: Path | None = None  # that they were loaded from, with its card and results
 
     @classmethod
     def from_pretrained(
@@ -147,7 +148,9 @@ class HyperRepPipeline:
         """
         model, folder, commit = load_representation(repo, revision, token)
         sampler = load_sampler(folder / SAMPLER_FOLDER)
-        return cls(model, sampler, source=str(repo), revision=commit)
+        pipe = cls(model, sampler, source=str(repo), revision=commit)
+        pipe.folder = folder
+        return pipe
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to `folder` and the sampler to its `sampler` subfolder."""
@@ -155,12 +158,15 @@ class HyperRepPipeline:
         self.sampler.save_pretrained(Path(folder, SAMPLER_FOLDER))
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-        """Publish model and sampler with a card; returns the repository's address."""
-        from .cards import write_model_card
+        """Publish model and sampler with a card; returns the repository's address.
+
+        Card and results of the folder that the pipeline was loaded from go with it, unless the model was changed.
+        """
+        from .cards import carry_card
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            write_model_card(folder, repo_id)
+            carry_card(self.folder, folder, repo_id)
             return push_folder(folder, repo_id, private=private, token=token)
 
     def to(self, device: torch.device | str) -> "HyperRepPipeline":

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from . import zoo
-from .commands import OVERRIDABLE, card, evaluate_app, push, sample, tell_once, train_representation
+from . import evaluate, zoo
+from .commands import OVERRIDABLE, card, push, sample, tell_once, train_representation
 
 
 # Threads that wait for one another sleep, where OpenMP lets them spin: on a busy machine they spin in the place of the
@@ -29,7 +29,7 @@ app = typer.Typer(
 app.add_typer(zoo.app, name="zoo")
 app.command("train", context_settings=OVERRIDABLE)(train_representation)
 app.command()(sample)
-app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(evaluate.app, name="evaluate")
 app.command()(card)
 app.command()(push)
 

@@ -1,4 +1,4 @@
-"""The commands beside `hyperrep zoo`: train, sample, evaluate, card, push."""
+"""The commands beside `hyperrep zoo` and `hyperrep evaluate`: train, sample, card, push."""
 
 import os
 import sys
@@ -18,10 +18,8 @@ PATIENCE = 30  # seconds that another process than the first keeps an error to i
 # commands that read a configuration take any of its keys as --key value
 OVERRIDABLE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-evaluate_app = typer.Typer(help="Measure generated networks.", no_args_is_help=True)
 
-
-def _hide_small_bars() -> None:
+def hide_small_bars() -> None:
     """transformers draws a bar for every small file it reads or writes; ours show the work that takes time."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -47,7 +45,7 @@ def train_representation(
     from hyperrep.training.failures import Interrupted
     from hyperrep.training.memory import keep_freed_memory
 
-    _hide_small_bars()
+    hide_small_bars()
     keep_freed_memory()
     settings = TrainingConfig.from_yaml(config, parse_overrides(context.args))
     try:
@@ -98,7 +96,7 @@ def sample(
     from hyperrep import HyperRepPipeline
     from hyperrep.samplers import refit
 
-    _hide_small_bars()
+    hide_small_bars()
     pipe = HyperRepPipeline.from_pretrained(representation, revision=revision)
     pipe.sampler = refit(pipe.sampler, method, variant=variant, top=top, bandwidth=bandwidth)
     told = dict(entry.partition("=")[::2] for entry in network or ())
@@ -107,61 +105,12 @@ def sample(
     typer.echo(f"{num_models} networks in {output}")
 
 
-@evaluate_app.command()
-def finetune(
-    representation: Representation,
-    zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo it was trained on.")],
-    images: Annotated[
-        str | None, typer.Option(help="Hub id or folder of the images. Default: as the zoo names them.")
-    ] = None,
-    num_models: Annotated[int, typer.Option(help="Networks in each generated population.")] = 50,
-    epochs: Annotated[int, typer.Option(help="Fine-tuning epochs.")] = 25,
-    top: Annotated[float, typer.Option(help="Share of the best training models the densities are fitted to.")] = 0.3,
-    bandwidth: Annotated[float, typer.Option(help="Of the kernel densities.")] = 0.002,
-    seed: Annotated[int, typer.Option(help="Of sampling and image orders.")] = 0,
-    engine: Annotated[str, typer.Option(help="auto, native, vmap or loop.")] = "auto",
-    output: Annotated[
-        Path | None, typer.Option(help="Results folder. Default: results/ of the representation.")
-    ] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """The poster's first table: B_T, B_KDE30 and S_KDE30 over fine-tuning epochs."""
-    from hyperrep.evaluation.finetune import FinetuneSettings
-    from hyperrep.evaluation.report import run_finetune
-
-    _hide_small_bars()
-    settings = FinetuneSettings(num_models=num_models, epochs=epochs, top=top, bandwidth=bandwidth, seed=seed)
-    run_finetune(representation, zoo, images, settings, engine, output, overwrite)
-
-
-@evaluate_app.command(context_settings=OVERRIDABLE)
-def ablation(
-    context: typer.Context,
-    config: Annotated[str, typer.Argument(help="YAML file of settings, or a preset: digits, mnist, mnist-paper.")],
-    zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
-    output: Annotated[Path, typer.Option(help="Folder for the runs and the results.")],
-    images: Annotated[
-        str | None, typer.Option(help="Hub id or folder of the images. Default: as the zoo names them.")
-    ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Subsets to run, such as normalization+behavior.")] = None,
-) -> None:
-    """Train with every subset of loss normalisation, alignment and behavioural loss; run the reconstructed networks.
-
-    A run that was interrupted goes on where it was; those that are complete are not trained again. Any key of CONFIG
-    can be given as --key value.
-    """
-    from hyperrep.evaluation.report import run_ablation
-    from hyperrep.training import TrainingConfig, parse_overrides
-    from hyperrep.training.memory import keep_freed_memory
-
-    _hide_small_bars()
-    keep_freed_memory()
-    run_ablation(TrainingConfig.from_yaml(config, parse_overrides(context.args)), zoo, images, output, only or ())
-
-
 def card(
     folder: Annotated[Path, typer.Argument(help="Local folder of a representation or a zoo.")],
     repo: Annotated[str, typer.Option(help="Hub id the card's examples name.")] = "org/hyperrep",
+    output: Annotated[
+        Path | None, typer.Option(help="File to write, of a representation. Default: README.md of the folder.")
+    ] = None,
 ) -> None:
     """Write the card, README.md, from the results files or the zoo's data."""
     if (folder / "zoo_config.json").exists():
@@ -173,7 +122,7 @@ def card(
     else:
         from hyperrep.cards import write_model_card
 
-        typer.echo(f"wrote {write_model_card(folder, repo)}")
+        typer.echo(f"wrote {write_model_card(folder, repo, output)}")
 
 
 def push(

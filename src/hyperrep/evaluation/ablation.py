@@ -2,22 +2,30 @@
 
 The ingredients are layer-wise loss normalisation (poster, L_MSE), alignment of the zoo to one network, and the
 behavioural loss. Networks are reconstructed from their latents and run: reconstruction errors of two losses cannot be
-compared, accuracies can.
+compared, accuracies can. As in training, training networks answer validation images and held-out ones test images.
 """
 
 import itertools
+import json
+import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..images import ImageData
+from ..representation.loading import load_representation
 from ..training import TrainingConfig, train
 from ..zoo import Zoo, zoo_images
-from .results import ResultRow, machine_name
+from .results import ResultRow, fingerprint, machine_name
 
+
+logger = logging.getLogger(__name__)
 
 SPLITS = {"train_sample": "training", "test": "held-out"}
+IMAGES = {"training": "validation images", "held-out": "test images"}
 NOTHING = "none"
 
 _IS_ON: dict[str, Callable[[TrainingConfig], bool]] = {
@@ -75,15 +83,26 @@ def run_subsets(
     parts = subsets(config)
     if unknown := [name for name in only if name not in parts]:
         raise UserError(f"subset {unknown[0]!r} is unknown; choose from {', '.join(parts)}.")
-    target = zoo_images(zoo, images).name  # accuracies are the point: without images, fail before hours of training
+    found = zoo_images(zoo, images)  # accuracies are the point: without images, fail before hours of training
     rows = []
     for name in only or parts:
         results = train(parts[name], zoo, output / name, resume=True, images=images)
-        rows += _rows(name, results, zoo, target, config.seed)
+        model, _, _ = load_representation(output / name)
+        settings = {
+            "training": json.loads(json.dumps(asdict(parts[name]))),
+            "made_with": results["machine"],
+            "representation_sha256": fingerprint(model.state_dict()),
+            "zoo_revision": zoo.revision,
+            "zoo_sha256": results["zoo"]["sha256"],
+            "images_fingerprint": found.fingerprint,
+        }
+        rows += _rows(name, results, zoo, found, config.seed, settings)
     return rows
 
 
-def _rows(name: str, results: dict[str, Any], zoo: Zoo, target: str, seed: int) -> list[ResultRow]:
+def _rows(
+    name: str, results: dict[str, Any], zoo: Zoo, images: ImageData, seed: int, settings: dict[str, Any]
+) -> list[ResultRow]:
     rows = []
     for split, variant in SPLITS.items():
         measures = results[split]
@@ -91,6 +110,9 @@ def _rows(name: str, results: dict[str, Any], zoo: Zoo, target: str, seed: int) 
         values = {f"{which}_accuracy": (accuracy[which]["mean"], accuracy[which]["std"]) for which in accuracy}
         values["r2"] = (measures["r2"], 0.0)
         values |= {f"r2 of {layer}": (value, 0.0) for layer, value in measures["r2_per_layer"].items()}
+        for what in [what for what, (mean, _) in values.items() if mean is None or not math.isfinite(mean)]:
+            logger.warning("%s of %s, %s networks, is no number; it is left out.", what, name, variant)
+            del values[what]
         rows += [
             ResultRow(
                 what,
@@ -98,7 +120,7 @@ def _rows(name: str, results: dict[str, Any], zoo: Zoo, target: str, seed: int) 
                 method=name,
                 variant=variant,
                 source=zoo.name,
-                target=target,
+                target=images.name,
                 epoch=0,
                 n=n,
                 mean=mean,
@@ -108,6 +130,7 @@ def _rows(name: str, results: dict[str, Any], zoo: Zoo, target: str, seed: int) 
                 revision=zoo.revision,
                 machine=machine_name(),
                 seconds=results["seconds"],
+                settings=settings | {"images": IMAGES[variant]},
             )
             for what, (mean, std) in values.items()
         ]
@@ -118,12 +141,12 @@ def ablation_table(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]
     """Header and lines of a table: one line a subset; accuracies in per cent."""
     cells = {(row.method, row.variant, row.what): row for row in rows}
     variants = list(SPLITS.values())
-    header = ["ingredients", *(f"{variant} networks" for variant in variants), *(f"R², {v}" for v in variants)]
+    header = ["ingredients", *(f"{v} networks, {IMAGES[v]}" for v in variants), *(f"R², {v}" for v in variants)]
     lines = [
         [
             method,
             *(_accuracy(cells[method, variant, "reconstruction_accuracy"]) for variant in variants),
-            *(f"{cells[method, variant, 'r2'].mean:.3f}" for variant in variants),
+            *(f"{row.mean:.3f}" if (row := cells.get((method, variant, "r2"))) else "" for variant in variants),
         ]
         for method in dict.fromkeys(row.method for row in rows)
     ]
@@ -156,11 +179,11 @@ def plot_ablation(path: Path, rows: Sequence[ResultRow]) -> None:
             height=0.38,
             xerr=[100 * row.std for row in found],
             color=colour,
-            label=f"{variant} networks",
+            label=f"{variant} networks, {IMAGES[variant]}",
         )
         original = cells[methods[0], variant, "original_accuracy"]
         left.axvline(100 * original.mean, color=colour, linestyle=":", label=f"originals, {variant}")
-    left.set(yticks=range(len(methods)), yticklabels=methods, xlim=(0, 100), xlabel="test accuracy, %")
+    left.set(yticks=range(len(methods)), yticklabels=methods, xlim=(0, 100), xlabel="accuracy, %")
     left.set_title(f"networks of {rows[0].zoo}, reconstructed")
     left.invert_yaxis()
     left.legend(**below)
@@ -168,7 +191,8 @@ def plot_ablation(path: Path, rows: Sequence[ResultRow]) -> None:
     layers = [row.what for row in rows if row.what.startswith("r2 of ") and row.method == methods[0]]
     layers = list(dict.fromkeys(layers))
     for index, method in enumerate(methods):
-        values = [cells[method, "held-out", layer].mean for layer in layers]
+        held_out = [cells.get((method, "held-out", layer)) for layer in layers]
+        values = [row.mean if row else math.nan for row in held_out]
         style = "-" if "normalization" in method else "--"
         right.plot(values, style, marker="o", markersize=4, color=f"C{index}", label=method)
     right.set(xticks=range(len(layers)), ylabel="R² of held-out networks' weights", ylim=(-0.2, 1))
@@ -177,7 +201,7 @@ def plot_ablation(path: Path, rows: Sequence[ResultRow]) -> None:
     right.axhline(0, color="black", linewidth=0.6)
     right.grid(alpha=0.3)
     right.legend(**below)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, format="png")  # whatever the temporary file is called
     plt.close(figure)
 
 

@@ -42,7 +42,9 @@ def draw_report(run: Path, path: Path) -> None:
 
     _draw_zoo(figure.add_subplot(grid[0, :2]), zoo)
     _draw_latents(figure.add_subplot(grid[0, 2:4]), model, zoo, sampler)
-    draw_finetune_curves(figure.add_subplot(grid[0, 4:]), rows, variants=("", "independent"))
+    curves = figure.add_subplot(grid[0, 4:])
+    draw_finetune_curves(curves, rows, variants=("", "independent"))
+    curves.legend(framealpha=0.8, fontsize=8, loc="best")
     _draw_filters(figure, grid[1, :3], zoo, run)
     _draw_predictions(figure, grid[1, 3:], run, zoo_images(zoo))
     _draw_table(figure.add_subplot(grid[2, :]), rows)

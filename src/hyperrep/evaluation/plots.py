@@ -9,7 +9,13 @@ from torch import Tensor
 from .results import ResultRow
 
 
-COLOURS = {"B_T": "black", "B_KDE30": "tab:orange", "S_KDE30": "tab:blue", "S_U": "tab:grey"}
+COLOURS = {
+    "B_T": "black",
+    "B_KDE": "tab:orange",
+    "S_KDE": "tab:blue",
+    "S_U": "tab:grey",
+    "S_stored": "tab:red",
+}
 LINES = {"independent": "-", "joint": "--", "as_released": ":", "": "-"}
 
 
@@ -20,28 +26,29 @@ def plot_finetune(path: Path, rows: Sequence[ResultRow]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.4, 4.2), layout="constrained")
     draw_finetune_curves(axes, rows)
-    figure.savefig(path, dpi=150)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)  # no place among the curves is always free
+    figure.savefig(path, dpi=150, format="png")  # whatever the temporary file is called
     plt.close(figure)
 
 
 def draw_finetune_curves(axes, rows: Sequence[ResultRow], variants: Sequence[str] = tuple(LINES)) -> None:
     """A line a population; the independent variants with a band of one standard deviation."""
-    curves = [row for row in rows if row.what == "test_accuracy" and row.method in COLOURS and row.variant in variants]
+    curves = [row for row in rows if row.what == "test_accuracy" and _colour(row.method) and row.variant in variants]
     last = max(row.epoch for row in curves if row.method != "B_T")
     for method, variant in dict.fromkeys((row.method, row.variant) for row in curves):
         curve = sorted(
             (row for row in curves if (row.method, row.variant) == (method, variant) and row.epoch <= last),
             key=lambda row: row.epoch,
         )
-        epochs = [row.epoch for row in curve]
+        epochs, colour = [row.epoch for row in curve], _colour(method)
         means = [100 * row.mean for row in curve]
         label = f"{method} {variant}".strip().replace("_released", " released")
-        axes.plot(epochs, means, LINES[variant], marker="o", markersize=3, color=COLOURS[method], label=label)
+        axes.plot(epochs, means, LINES[variant], marker="o", markersize=3, color=colour, label=label)
         if variant in ("", "independent"):
             low, high = ([100 * (row.mean + sign * row.std) for row in curve] for sign in (-1, 1))
-            axes.fill_between(epochs, low, high, color=COLOURS[method], alpha=0.15, linewidth=0)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set(
         xlabel="epoch of training",
         ylabel="test accuracy, %",
@@ -49,7 +56,11 @@ def draw_finetune_curves(axes, rows: Sequence[ResultRow], variants: Sequence[str
         ylim=(0, 100),
     )
     axes.grid(alpha=0.3)
-    axes.legend(framealpha=0.8, fontsize=8, loc="best")
+
+
+def _colour(method: str) -> str | None:
+    """Of `S_KDE30`, that of `S_KDE`; `None` if it has no curve."""
+    return COLOURS.get(method.rstrip("0123456789."))
 
 
 def draw_filters(axes, filters: Tensor) -> None:

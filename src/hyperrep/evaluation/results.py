@@ -1,26 +1,35 @@
 """Result files: one JSON line a number, with everything needed to repeat it. Cards, tables and plots are made from
 these files alone."""
 
+import hashlib
 import json
+import math
 import os
 import platform
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
+from ..errors import UserError
+from ..files import OutputFolder, construct, read_json_lines
+from ..version import __version__
 
-@dataclass(frozen=True)
+
+@strict
+@dataclass
 class ResultRow:
     """One number: the mean and spread of a quantity over a population.
 
     Attributes:
         what (`str`): the quantity: `test_accuracy` (0 to 1), `nearest_similarity` (0 to 1), ...
         experiment (`str`): `finetune`, ...
-        method (`str`): the population: `B_T`, `B_KDE30`, `S_KDE30`, ...
+        method (`str`): the population: `B_T`, `B_KDE30`, `S_KDE30`, ...; the number is `top` in per cent.
         variant (`str`): of the sampling method, or empty.
         source (`str`): the representation, or the zoo for baselines.
         target (`str`): the images.
@@ -29,6 +38,10 @@ class ResultRow:
         seed (`int`): of the sampling.
         zoo (`str`), revision (`str`, *optional*): the zoo, and the representation's commit on the Hub.
         machine (`str`), seconds (`float`): where, and how long the population took.
+        settings (`dict`): everything else that made the number; empty in files of hyperrep 0.1.0.
+
+    Raises:
+        UserError: if a number is not finite.
     """
 
     what: str
@@ -46,6 +59,17 @@ class ResultRow:
     revision: str | None
     machine: str
     seconds: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        numbers = {"mean": self.mean, "std": self.std, "seconds": self.seconds}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise UserError(f"{self.what} of {self.method}, epoch {self.epoch}: {name} is {value}, no number.")
+        if self.n < 1 or self.epoch < 0 or self.std < 0:
+            raise UserError(
+                f"{self.what} of {self.method} has n {self.n}, epoch {self.epoch}, std {self.std}; one is too low."
+            )
 
     @classmethod
     def of(cls, values: Tensor, **fields) -> "ResultRow":
@@ -54,16 +78,44 @@ class ResultRow:
         return cls(n=len(values), mean=values.mean().item(), std=values.std(correction=0).item(), **fields)
 
 
-def write_results(path: Path, rows: Iterable[ResultRow]) -> None:
-    """Write rows as JSON lines, to a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    temporary.replace(path)
+def write_results(output: OutputFolder, name: str, rows: Iterable[ResultRow]) -> Path:
+    """Write rows as JSON lines.
+
+    Args:
+        output ([`OutputFolder`]): where.
+        name (`str`): of the file, relative to the folder.
+        rows (`list[ResultRow]`)
+    """
+    return output.write_text(name, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
-def read_results(path: Path) -> list[ResultRow]:
-    return [ResultRow(**json.loads(line)) for line in path.read_text().splitlines()]
+def read_results(path: str | Path) -> list[ResultRow]:
+    """The rows of a file.
+
+    Raises:
+        UserError: names the file and the line that is damaged, lacks a field, or holds another type or NaN.
+    """
+    return [construct(ResultRow, values, where) for where, values in read_json_lines(path)]
+
+
+def versions() -> dict[str, str]:
+    """What made a number, for a row's settings."""
+    return {"hyperrep": __version__, "torch": torch.__version__}
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and contents, the same wherever the tensors are and however they were stored."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def stored_sampler(rows: Iterable[ResultRow]) -> str:
+    """The population that the representation's own sampler gave, such as `S_KDE30 (independent)`; empty if none."""
+    found = [row for row in rows if row.settings.get("stored_sampler")]
+    return f"{found[0].method} ({found[0].variant or 'uniform'})" if found else ""
 
 
 def results_table(rows: Iterable[ResultRow], what: str = "test_accuracy") -> tuple[list[str], list[list[str]]]:
@@ -86,8 +138,10 @@ def _in_per_cent(row: ResultRow) -> str:
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> str:
-    """The table in Markdown."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])
+    """The table in Markdown; a bar or a line break in a cell does not end it."""
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in [header, *lines]]
+    cells.insert(1, ["---"] * len(header))
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 @cache

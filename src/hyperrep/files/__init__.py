@@ -1,6 +1,6 @@
 """The one door for files from outside, and the one writer of folders, which knows what it wrote."""
 
-from .reading import construct, read_json, read_json_lines, read_tensors
+from .reading import construct, parse_yaml, read_json, read_json_lines, read_parquet, read_tensors, read_yaml
 from .writing import OutputFolder, check_output, disk_explained, mode_of, output_folder
 
 
@@ -11,7 +11,10 @@ __all__ = [
     "disk_explained",
     "mode_of",
     "output_folder",
+    "parse_yaml",
     "read_json",
     "read_json_lines",
+    "read_parquet",
     "read_tensors",
+    "read_yaml",
 ]

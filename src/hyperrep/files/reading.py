@@ -5,11 +5,15 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
+import yaml
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -18,6 +22,7 @@ from ..errors import UserError
 
 
 LARGEST_JSON = 64 * 2**20  # bytes; the index of ten thousand networks takes a hundredth of it
+LARGEST_YAML = 2**20  # bytes; settings written by hand
 T = TypeVar("T")
 
 
@@ -81,6 +86,57 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """What settings need of YAML: plain values. No key twice, no references, which may grow without bounds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError(f"alias *{self.peek_event().anchor} is no plain value; write it out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _without_repetition([(self.construct_object(key, deep=True), None) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str | Path) -> Any:
+    """The value that a YAML text stands for; nothing is executed.
+
+    Args:
+        text (`str`)
+        where (`str` or `Path`): where it comes from, for the message.
+
+    Raises:
+        UserError: if it is no YAML, or holds a key twice, an alias, or a tag of a programming language.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}.") from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The settings `key: value` in a YAML file; none if it is empty.
+
+    Raises:
+        UserError: as [`parse_yaml`], or if the file cannot be read, is no text in UTF-8, is larger than 1 MB, or holds
+            something else.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST_YAML:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes; no settings file is that large.")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8: {error}.") from error
+    values = parse_yaml(text, path)
+    if not isinstance(values, dict | None):
+        raise UserError(f"{path} holds a {type(values).__name__}; it should hold lines `key: value`.")
+    return values or {}
+
+
 def construct(cls: type[T], values: Mapping[str, Any], where: str | Path) -> T:
     """A dataclass from values that came from outside; no key too many, none missing.
 
@@ -118,12 +174,15 @@ def wording(error: BaseException) -> str:
     return " ".join(str(cause).split()) or type(cause).__name__
 
 
-def read_tensors(path: str | Path, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, Tensor]:
+def read_tensors(
+    path: str | Path, shapes: Mapping[str, Sequence[int | None]], integers: Collection[str] = ()
+) -> dict[str, Tensor]:
     """The tensors of a safetensors file, as float32 on the CPU.
 
     Args:
         path (`str` or `Path`)
         shapes (`Mapping`): every tensor that is expected, and its shape; `None` stands for any size.
+        integers (`Collection`, *optional*): names of tensors of int64 among them, which stay what they are.
 
     Raises:
         UserError: if the file cannot be read or is damaged, or a tensor is missing, too many, of another shape, no
@@ -145,12 +204,68 @@ def read_tensors(path: str | Path, shapes: Mapping[str, Sequence[int | None]]) -
     except SafetensorError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
     for name, tensor in tensors.items():
+        if name in integers and tensor.dtype == torch.int64:
+            continue
         if not tensor.is_floating_point():
             raise UserError(f"{path}: {name} holds {tensor.dtype}; floating-point numbers are needed.")
         tensors[name] = tensor.float()
         if not torch.isfinite(tensors[name]).all():
             raise UserError(f"{path}: {name} holds NaN or infinite numbers.")
     return tensors
+
+
+def read_parquet(files: Sequence[str | Path], schema: pa.Schema) -> pa.Table:
+    """The rows of Parquet files, one file after the other, with the columns of `schema` and its types.
+
+    A number may be narrower or wider in the files as long as it fits, and lists of fixed length may be ordinary lists
+    of that length. Other columns are left out.
+
+    Raises:
+        UserError: if a file cannot be read or is damaged, lacks a column, has another kind of values in it, lists of
+            another length, or nulls.
+    """
+    tables = []
+    for path in files:
+        try:
+            found = pq.read_schema(path)
+            for field in schema:
+                if field.name not in found.names:
+                    raise UserError(f"{path} has columns {_listed(found.names)}; {field.name} is missing.")
+                kind = found.field(field.name).type
+                if _kind(kind) != _kind(field.type):
+                    raise UserError(f"{path}: column {field.name} holds {kind}; {field.type} is needed.")
+            table = pq.read_table(path, columns=schema.names, partitioning=None)
+        except (OSError, pa.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise UserError(f"{path} cannot be read, or is damaged: {reason}.") from error
+        columns = [_cast(table.column(field.name), field, path) for field in schema]
+        tables.append(pa.table(columns, schema=schema))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field, path: str | Path) -> pa.ChunkedArray:
+    values = [column, pc.list_flatten(column)] if _is_list(column.type) else [column]
+    if any(part.null_count for part in values):
+        raise UserError(f"{path}: column {field.name} has empty places.")
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: column {field.name} does not fit {field.type}: {error}") from error
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _kind(kind: pa.DataType) -> str:
+    """Types that are the same but for their width have the same kind."""
+    if _is_list(kind):
+        return f"list of {_kind(kind.value_type)}"
+    if pa.types.is_integer(kind):
+        return "integer"
+    if pa.types.is_floating(kind):
+        return "floating"
+    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
 
 
 def _listed(names: Any) -> str:

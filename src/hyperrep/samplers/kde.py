@@ -1,5 +1,6 @@
 """Kernel density estimation over latents (paper, S_KDE)."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class KDESampler(Sampler):
         super().__init__(top, score)
         if variant not in KDE_VARIANTS:
             raise UserError(f"variant {variant!r} is unknown; choose from {', '.join(KDE_VARIANTS)}.")
-        if not bandwidth > 0:
+        if not 0 < bandwidth < math.inf:
             raise UserError(f"bandwidth is {bandwidth}; it must be positive.")
         self.variant = variant
         self.bandwidth = bandwidth

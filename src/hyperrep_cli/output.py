@@ -1,0 +1,67 @@
+"""What commands print. It comes last, when results are written, and nothing about standard output undoes them."""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, not a table.")]
+
+PLAIN = {"±": "+/-", "²": "2"}  # where standard output has ASCII alone
+WIDTH = 140  # of a log or a pipe, which have none of their own
+
+
+def print_json(value: Any) -> None:
+    """Anything made of objects, lists, text and finite numbers."""
+    print_text(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A table; columns of numbers to the right."""
+    from rich.table import Table
+
+    plain = not _encoding().lower().startswith("utf")
+
+    def text(cell: str) -> str:
+        for character, replacement in PLAIN.items() if plain else ():
+            cell = cell.replace(character, replacement)
+        return cell
+
+    table = Table(title=text(title))
+    for name in header:
+        words = name in ("method", "variant", "ingredients")
+        table.add_column(text(name), justify="left" if words else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(text, line))
+    show(table)
+
+
+def show(*parts: Any) -> None:
+    """Whatever rich can print."""
+    from rich.console import Console
+
+    terminal = not getattr(sys.stdout, "closed", True) and sys.stdout.isatty()
+    memory = io.TextIOWrapper(io.BytesIO(), encoding=_encoding(), errors="replace")  # tells rich which lines it has
+    console = Console(file=memory, force_terminal=terminal, width=None if terminal else WIDTH)
+    console.print(*parts)
+    memory.seek(0)
+    print_text(memory.read().rstrip("\n"))
+
+
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
+def print_text(text: str) -> None:
+    """A line or more on standard output. What its encoding lacks becomes `?`; if nobody reads it, it is dropped."""
+    encoding = _encoding()
+    try:
+        sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding) + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError):  # a closed pipe, a full disk, a closed stream
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  or Python complains of the pipe again when it ends
