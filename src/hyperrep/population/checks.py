@@ -23,7 +23,7 @@ def check_epoch(
     """Whether a population can be trained for an epoch; see [`Engine.train_epoch`] for the arguments.
 
     Returns:
-        `tuple[Tensor, Tensor, Tensor]`: images as float32, labels and order as int64.
+        `tuple[Tensor, Tensor, Tensor]`: images in the weights' precision, labels and order as int64.
 
     Raises:
         UserError: says what does not fit.
@@ -55,7 +55,7 @@ def check_evaluation(
     """Whether networks can be evaluated; see [`Engine.evaluate`] for the arguments.
 
     Returns:
-        `tuple[Tensor, Tensor, Tensor]`: weights and images as float32, labels as int64.
+        `tuple[Tensor, Tensor, Tensor]`: weights and images in one precision, labels as int64.
 
     Raises:
         UserError: says what does not fit.
@@ -70,7 +70,7 @@ def check_inputs(network: Network, weights: Tensor, images: Tensor) -> tuple[Ten
     """Whether weights (models, num_params) and images (images, ...) are those of a network.
 
     Returns:
-        `tuple[Tensor, Tensor]`: weights and images as float32.
+        `tuple[Tensor, Tensor]`: weights and images, as float32, or float64 where the weights are.
 
     Raises:
         UserError: says what does not fit.
@@ -83,11 +83,12 @@ def check_inputs(network: Network, weights: Tensor, images: Tensor) -> tuple[Ten
     weights = _floats("weights", weights, [None, num_params(network)])
     if not len(weights):
         raise UserError("there are no networks: weights have no row.")
-    return weights, _floats("images", images, shape)
+    precision = torch.promote_types(weights.dtype, torch.float32)
+    return weights.to(precision), _floats("images", images, shape).to(precision)
 
 
 def check_targets(network: SmallCNNConfig, weights: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Targets (models, images, classes) as float32.
+    """Targets (models, images, classes).
 
     Raises:
         UserError: if they have another shape.
@@ -130,7 +131,7 @@ def _floats(name: str, values: Tensor, shape: Sequence[int | None]) -> Tensor:
     if not values.is_floating_point():
         raise UserError(f"{name} are {values.dtype}; floating-point numbers are needed.")
     _check_shape(name, values, shape)
-    return values.float()
+    return values
 
 
 def _whole(
