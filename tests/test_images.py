@@ -4,6 +4,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from datasets import ClassLabel, Features, Image, Value
@@ -13,6 +14,7 @@ from torch import Tensor
 from hyperrep import images as images_module
 from hyperrep.errors import UserError
 from hyperrep.images import ImageData, load_images
+from hyperrep.images.reading import Split
 from hyperrep.networks import SmallCNNImageProcessor
 from hyperrep.zoo import get_protocol
 
@@ -108,14 +110,36 @@ def test_the_protocols_images_fit_its_network_and_are_about_standardised():
     assert data.train.pixels.std().item() == pytest.approx(1, abs=0.1)
 
 
-def test_max_images_takes_the_first_and_a_proportional_share_of_the_test_images():
+def test_max_images_takes_of_every_class_its_share_and_a_proportional_share_of_the_test_images():
     processor = SmallCNNImageProcessor(**MNIST_ROOM)
     small = load_images("digits", processor, 0.2, max_images=100)
     assert [len(small.train), len(small.validation), len(small.test)] == [80, 20, 25]
+    classes = torch.cat([small.train.labels, small.validation.labels]).bincount(minlength=10)
+    assert classes.min() >= 9
+    assert small.test.labels.bincount(minlength=10).min() >= 2
     whole = load_images("digits", processor, 0.2)
-    assert torch.equal(small.test.pixels, whole.test.pixels[:25])
+    known = {pixels.numpy().tobytes(): label for pixels, label in zip(whole.test.pixels, whole.test.labels.tolist())}
+    assert [known[pixels.numpy().tobytes()] for pixels in small.test.pixels] == small.test.labels.tolist()
+    assert small.fingerprint == load_images("digits", processor, 0.2, max_images=100).fingerprint
     assert small.fingerprint != whole.fingerprint
     assert load_images("digits", processor, 0.2, max_images=10**6).fingerprint == whole.fingerprint
+
+
+def test_max_images_sees_every_class_of_a_folder_sorted_by_class(tmp_path):
+    for split, count in (("train", 40), ("test", 10)):
+        for label, name in enumerate(CLASSES):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i, picture in enumerate(pictures(count, seed=label)):
+                PIL.Image.fromarray(picture).save(tmp_path / split / name / f"{i}.png")
+    data = load_images(str(tmp_path), SmallCNNImageProcessor(**MNIST_ROOM), 0.25, max_images=12)
+    assert torch.cat([data.train.labels, data.validation.labels]).bincount().tolist() == [4, 4, 4]
+    assert data.test.labels.bincount().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_max_images_is_a_number_of_images(count):
+    with pytest.raises(UserError, match=rf"max_images {count} is no number of images"):
+        load_images("digits", SmallCNNImageProcessor(**MNIST_ROOM), 0.2, max_images=count)
 
 
 # ----------------------------------------------------------------------------------------------- validation split
@@ -133,8 +157,9 @@ def test_max_images_takes_the_first_and_a_proportional_share_of_the_test_images(
 def test_validation_splits_have_the_published_sizes_and_members(protocol, images, published, monkeypatch):
     """The published zoos use `torch.utils.data.random_split` with seed 42 on the training images."""
     indices = torch.arange(images, dtype=torch.float32).reshape(-1, 1, 1, 1)  # an image is its own index
-    fake = images_module.ImageSplit(indices, torch.arange(images))
-    monkeypatch.setattr(images_module, "_digits", lambda processor: {"train": fake, "test": fake[:10]})
+    labels, classes = torch.arange(images), [str(index) for index in range(images)]
+    fake = {"train": Split(indices, labels, classes), "test": Split(indices[:10], labels[:10], classes)}
+    monkeypatch.setattr(images_module, "_digits", lambda processor: fake)
     data = load_images("digits", get_protocol(protocol).processor(), get_protocol(protocol).validation_fraction)
     assert (len(data.train), len(data.validation)) == published
 
@@ -281,7 +306,7 @@ def test_a_data_set_beyond_reach_is_named(monkeypatch):
     def unreachable(*arguments, **options):
         raise ConnectionError("Couldn't reach the Hub\nand much more")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
     with pytest.raises(UserError, match=r"'ylecun/mnist' are neither .* nor reachable on the Hub \(Couldn't reach"):
         load_images("ylecun/mnist", SmallCNNImageProcessor(**MNIST_ROOM), 0.25)
 
@@ -315,5 +340,5 @@ def test_unlabelled_rows_are_refused_the_second_time_too(tmp_path):
     features = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
     datasets.Dataset.from_dict(rows, features=features).to_parquet(str(folder / "test-00000-of-00001.parquet"))
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(UserError, match=r"have unlabelled rows \(class -1\)"):
+        with pytest.raises(UserError, match=r"have unlabelled rows \(class -1 or none\): 1 of 4 in the test split"):
             load_images(str(folder), SmallCNNImageProcessor(**MNIST_ROOM), 0.25)
