@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import ClassLabel, Features, Image
+from datasets import ClassLabel, Features, Image, Value
 from huggingface_hub import DatasetCard
 from small_zoo import EPOCHS, MODELS, digits, settings
 
 from hyperrep.errors import UserError
-from hyperrep.images import ImageData, load_images
+from hyperrep.images import PREPROCESSING, ImageData, load_images
 from hyperrep.networks import SmallCNNForImageClassification, SmallCNNImageProcessor, initial_weights
 from hyperrep.population.loop import LoopEngine
 from hyperrep.weights import WeightLayout
@@ -131,6 +131,8 @@ def test_the_config_says_what_columns_cannot(zoo, images, folder):
     assert config.images == {
         "name": "digits",
         "fingerprint": images.fingerprint,
+        "preprocessing": PREPROCESSING,
+        "label_column": None,
         "train": 32,
         "validation": 8,
         "test": len(images.test),
@@ -310,7 +312,7 @@ def image_folder(folder: Path, seed: int) -> Path:
 
 
 def test_zoo_images_finds_the_images_a_zoo_was_trained_on(zoo, images):
-    found = zoo_images(zoo)  # the first 40 training images, as the zoo
+    found = zoo_images(zoo)  # as many training images as the zoo saw
     for split in ("train", "validation", "test"):
         assert torch.equal(getattr(found, split).pixels, getattr(images, split).pixels)
         assert torch.equal(getattr(found, split).labels, getattr(images, split).labels)
@@ -331,3 +333,34 @@ def test_zoo_images_takes_the_same_images_from_elsewhere_and_refuses_others(tmp_
         zoo_images(zoo, str(other))
     with pytest.raises(UserError, match=r"was trained on 24 images of pets .*digits gives 24 others"):
         zoo_images(zoo, "digits")
+
+
+def test_zoo_images_knows_the_column_of_labels(tmp_path):
+    protocol, source = get_protocol("digits"), tmp_path / "pets"
+    source.mkdir()
+    random = np.random.default_rng(0)
+    features = Features({"image": Image(), "kind": Value("string"), "shelter": Value("int64")})
+    for split, count in {"train": 30, "test": 10}.items():
+        rows = {
+            "image": list(random.integers(0, 256, (count, 28, 28), dtype=np.uint8)),
+            "kind": ["dog" if i % 3 else "cat" for i in range(count)],
+            "shelter": [i % 2 for i in range(count)],
+        }
+        dataset = datasets.Dataset.from_dict(rows, features=features)
+        dataset.to_parquet(str(source / f"{split}-00000-of-00001.parquet"))
+    images = load_images(str(source), protocol.processor(), protocol.validation_fraction, label_column="kind")
+    zoo = load_zoo(build_zoo(settings(models=4, epochs=0), images, LoopEngine(), tmp_path / "zoo"))
+    assert zoo.config.network_config().id2label == {0: "cat", 1: "dog"}
+    assert zoo_images(zoo, str(source)).fingerprint == images.fingerprint
+    assert "--label-column 'kind'" in (tmp_path / "zoo" / "README.md").read_text()
+
+
+def test_images_that_were_read_by_an_older_version_are_told_from_other_images(zoo, images):
+    old = dataclasses.replace(
+        zoo, config=dataclasses.replace(zoo.config, images=zoo.config.images | {"fingerprint": "0" * 16})
+    )
+    with pytest.raises(UserError, match=r"gives \d+ others \(\w+\)\.$"):
+        zoo_images(old)
+    del old.config.images["preprocessing"]
+    with pytest.raises(UserError, match="; version 1 of the preprocessing made the zoo, here is 2"):
+        zoo_images(old)

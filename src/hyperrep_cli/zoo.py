@@ -32,7 +32,15 @@ def build(
         int | None, typer.Option(help="Train the models of the test split so far. Default: as the others.")
     ] = None,
     first_seed: Annotated[int, typer.Option(help="Seed of the first model.")] = 1,
-    max_images: Annotated[int | None, typer.Option(help="Use only so many training images, for trials.")] = None,
+    max_images: Annotated[
+        int | None, typer.Option(help="Draw only so many training images, of every class its share; for trials.")
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the labels: classes, texts or whole numbers. Default: the one of type ClassLabel."
+        ),
+    ] = None,
     engine: Annotated[str, typer.Option(help="auto, native, vmap or loop.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted build.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an existing zoo first.")] = False,
@@ -57,7 +65,13 @@ def build(
     processes = _processes()
     if not resume and (processes is None or processes.is_main_process):
         check_output(output, "zoo", mode, resumable=True)  # before the images, which may take minutes
-    data = load_images(images or recipe.images, recipe.processor(), recipe.validation_fraction, max_images)
+    data = load_images(
+        images or recipe.images,
+        recipe.processor(),
+        recipe.validation_fraction,
+        max_images,
+        label_column=label_column,
+    )
     chosen = choose_engine(engine, recipe.network_config(data.classes))
     folder = build_zoo(settings, data, chosen, output, resume, overwrite, processes)
     if processes is None or processes.is_main_process:

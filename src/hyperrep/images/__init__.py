@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..networks import SmallCNNImageProcessor
-from .reading import Split, read_splits
+from .reading import PREPROCESSING, Split, read_splits
 from .sources import open_source
 
 
@@ -181,4 +181,4 @@ def _fingerprint(*splits: ImageSplit) -> str:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["DIGITS", "SPLIT_SEED", "ImageData", "ImageSplit", "load_images"]
+__all__ = ["DIGITS", "PREPROCESSING", "SPLIT_SEED", "ImageData", "ImageSplit", "load_images"]

@@ -22,7 +22,9 @@ from ..networks import SmallCNNImageProcessor
 from .sources import SPLITS, Source
 
 
-PREPROCESSING = 2  # goes up when the same image gives other pixels: what is in the cache does not hold then
+# Goes up when the same data set gives other pixels, so that caches and zoos of before are known as such. 2: palettes,
+# inks, transparency and deep pixels are read by their mode, and `max_images` draws instead of taking the first.
+PREPROCESSING = 2
 CHUNK = 1000
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..errors import UserError
 from ..files import OutputFolder, check_output, disk_explained, mode_of, output_folder, read_json
 from ..files.writing import Mode
-from ..images import ImageData
+from ..images import PREPROCESSING, ImageData
 from ..population import Engine
 from ..population.vmap import VmapEngine
 from ..version import __version__
@@ -246,6 +246,8 @@ def _merge(
         images={
             "name": images.name,
             "fingerprint": images.fingerprint,
+            "preprocessing": PREPROCESSING,
+            "label_column": images.label_column,
             "train": len(images.train),
             "validation": len(images.validation),
             "test": len(images.test),

@@ -189,6 +189,8 @@ def _command(config: ZooConfig) -> str:
     protocol, last = config.protocol, config.protocol["epochs"]
     source = "FOLDER_OF_THESE_IMAGES" if _saw_a_part(config) else protocol["images"]
     parts = [f"hyperrep zoo build --protocol {protocol['name']} --images {source}"]
+    if config.images.get("label_column"):
+        parts.append(f"--label-column {config.images['label_column']!r}")
     parts.append(f"--models {config.num_models} --epochs {last}")
     test_epochs = protocol.get("test_epochs", last)
     if test_epochs > last:

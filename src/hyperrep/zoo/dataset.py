@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..files import OutputFolder, construct, output_folder, read_json
 from ..files.writing import Mode
 from ..hub import resolve_folder
-from ..images import ImageData, load_images
+from ..images import PREPROCESSING, ImageData, load_images
 from .card import write_card
 from .config import CONFIG_NAME, ZooConfig
 from .parquet import check_splits, read_splits, write_splits
@@ -147,11 +147,14 @@ def zoo_images(zoo: Zoo, source: str | None = None) -> ImageData:
         zoo.config.image_processor_object(),
         protocol["validation_fraction"],
         max_images=images["train"] + images["validation"],
+        label_column=images.get("label_column"),
     )
     if data.fingerprint != images["fingerprint"]:
+        made, here = images.get("preprocessing", 1), PREPROCESSING
+        older = f"; version {made} of the preprocessing made the zoo, here is {here}" if made != here else ""
         raise UserError(
             f"zoo {zoo.name} was trained on {images['train']:,} images of {images['name']} (fingerprint "
             f"{images['fingerprint']}); {source or images['name']} gives {len(data.train):,} others "
-            f"({data.fingerprint})."
+            f"({data.fingerprint}){older}."
         )
     return data
