@@ -7,11 +7,13 @@ and results, twelve generated checkpoints, and `report.png`.
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from hyperrep.errors import UserError
+from hyperrep.files import OutputFolder, check_output, output_folder
 
 
 STORY = [
@@ -35,21 +37,45 @@ STORY = [
 ]
 
 
+FOLDERS = {"zoo": "zoo", "representation": "representation", "samples": "networks"}  # and what kind each one is
+REPLACING = ("zoo build", "train", "sample")  # commands that fill one of them
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--output", type=Path, default=Path("demo"), help="folder to fill; an earlier demo is replaced"
+        "--output", type=Path, default=Path("demo"), help="folder to fill; an earlier demo in it is replaced"
     )
     demo = parser.parse_args().output
-    if demo.exists() and any(demo.iterdir()):
-        if not (demo / "zoo").exists():
-            print(f"error: {demo} exists and is not an earlier demo; choose another --output.", file=sys.stderr)
-            return 2
-        shutil.rmtree(demo)
+    try:
+        is_again = check(demo)
+        with output_folder(demo, "demo", "add") as folder:
+            return run(demo, is_again, folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
+
+def check(demo: Path) -> bool:
+    """Whether an earlier demo is there. Nothing here deletes: each command replaces what is its own.
+
+    Raises:
+        UserError: if anything that would be replaced is not an earlier demo's.
+    """
+    for name, kind in FOLDERS.items():
+        check_output(demo / name, kind, "overwrite")
+    report = demo / "report.png"
+    if report.exists() and not OutputFolder(demo, "demo").is_ours("report.png"):
+        raise UserError(f"{report} was not written by an earlier demo, or was changed since; choose another --output.")
+    return any((demo / name).exists() for name in FOLDERS)
+
+
+def run(demo: Path, is_again: bool, folder: OutputFolder) -> int:
     started = time.monotonic()
     for title, command in STORY:
-        arguments = command.format(demo=demo).split()
+        arguments = [part.format(demo=demo) for part in command.split()]
+        if is_again and command.startswith(REPLACING):
+            arguments.append("--overwrite")
         print(f"\n{title}\n$ hyperrep {' '.join(arguments)}", flush=True)
         code = subprocess.run([sys.executable, "-m", "hyperrep_cli", *arguments]).returncode
         if code:
@@ -61,7 +87,8 @@ def main() -> int:
 
     disable_progress_bar()  # a bar for every small checkpoint
     print("\n6. Load one of them as any Hugging Face model, and draw the report")
-    draw_report(demo, demo / "report.png")
+    with folder.staging() as stage:
+        draw_report(demo, stage / "report.png")
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at:")
     for name in ("report.png", "zoo/README.md", "representation/README.md", "samples/index.json"):
         print(f"  {demo / name}")

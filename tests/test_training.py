@@ -2,7 +2,6 @@
 
 import json
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from transformers import AutoModel
 from hyperrep.errors import UserError
 from hyperrep.representation import HyperRepModel
 from hyperrep.training import TrainingConfig, evaluate_reconstruction, loop, train
-from hyperrep.training.checkpoints import Checkpoints
 from hyperrep.training.data import TrainingData, epoch_order
 from hyperrep.training.step import learning_rate_at, make_views
 from hyperrep.zoo import load_zoo
@@ -104,6 +102,7 @@ def test_a_run_learns_and_is_an_ordinary_model_folder(zoo, tmp_path):
         "sampler/sampler_config.json",
         "sampler/latents.safetensors",
         "checkpoints/settings.json",
+        ".hyperrep.json",
     }
     assert json.loads((tmp_path / "out" / "results" / "training.json").read_text()) == results
     assert results["validation"]["r2"] > 0.3
@@ -260,8 +259,8 @@ def test_an_unfinished_checkpoint_is_not_resumed_from(zoo, tmp_path, monkeypatch
     with pytest.raises(Killed):
         train(tiny_config(), zoo, tmp_path / "out")
     monkeypatch.undo()
-    half = tmp_path / "out" / "checkpoints" / ".unfinished"
-    half.mkdir()
+    half = tmp_path / "out" / "tmpkilled.hyperrep-tmp" / "stage"
+    half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
     train(tiny_config(), zoo, tmp_path / "out", resume=True)
     train(tiny_config(), zoo, tmp_path / "undisturbed")
@@ -269,22 +268,3 @@ def test_an_unfinished_checkpoint_is_not_resumed_from(zoo, tmp_path, monkeypatch
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
         tmp_path / "undisturbed" / "model.safetensors"
     ).read_bytes()
-
-
-def test_checkpoints_hold_no_pickle_and_only_the_last_two_stay(zoo, tmp_path):
-    model = HyperRepModel(tiny_config().model_config(layout=tiny_layout().to_list()))
-    optimizer = torch.optim.AdamW(model.parameters())
-    model(torch.randn(4, tiny_layout().num_params), num_views=2).loss.backward()
-    optimizer.step()
-    checkpoints = Checkpoints(tmp_path, {})
-    for step in (5, 10, 100):
-        checkpoints.save(model, optimizer, {"step": step})
-    assert checkpoints.steps() == [10, 100]
-    assert {Path(name).suffix for name in files(tmp_path)} == {".safetensors", ".json"}
-    other = HyperRepModel(tiny_config(seed=1).model_config(layout=tiny_layout().to_list()))
-    other_optimizer = torch.optim.AdamW(other.parameters())
-    assert checkpoints.load_last(other, other_optimizer) == {"step": 100}
-    for before, after in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(before, after)
-        for name in ("step", "exp_avg", "exp_avg_sq"):
-            assert torch.equal(optimizer.state[before][name], other_optimizer.state[after][name])

@@ -228,12 +228,12 @@ def test_a_resumed_run_chooses_and_stops_as_an_undisturbed_one(zoo, tmp_path, mo
 
 
 def test_a_run_that_had_decided_to_stop_does_not_go_on_when_resumed(zoo, tmp_path, monkeypatch):
-    def killed(*_):
+    def killed():
         raise Killed
 
     config = tiny_config(num_train_epochs=12, eval_epochs=1, checkpoint_epochs=1, early_stopping_patience=1)
     monkeypatch.setattr(loop, "Evaluator", scripted([3.0, 2.0, 4.0]))
-    monkeypatch.setattr(loop, "last_losses", killed)
+    monkeypatch.setattr(loop, "KDESampler", killed)
     with pytest.raises(Killed):
         train(config, zoo, tmp_path / "out")
     monkeypatch.undo()

@@ -202,6 +202,25 @@ class OutputFolder:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(stage / name, target)
 
+    @contextmanager
+    def arriving(self, name: str) -> Iterator[Path]:
+        """A temporary folder that becomes the subfolder `name` by one rename, whole or not at all. Its files are
+        working files.
+
+        Raises:
+            UserError: if there is something of that name, or the disk is full.
+        """
+        target = self.path / name
+        if os.path.lexists(target):
+            raise UserError(f"{target} exists, and was not written by hyperrep; move it away.")
+        with disk_explained(self.path), tempfile.TemporaryDirectory(dir=self.path, suffix=TEMPORARY) as temporary:
+            stage = Path(temporary, "stage")
+            stage.mkdir()
+            yield stage
+            self.working(f"{name}/{file}" for file in _walk(stage))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(stage, target)
+
     def working(self, names: Iterable[str]) -> None:
         """Name files that somebody else will write here (a library, another process) and that are ours to remove."""
         self._record(dict.fromkeys(names))

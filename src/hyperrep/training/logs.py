@@ -1,4 +1,4 @@
-"""What a run writes down beside its model: one line an epoch, and the circumstances."""
+"""What a run writes down beside its model: one line an epoch, what trackers keep, and the circumstances."""
 
 import json
 import platform
@@ -9,10 +9,12 @@ import accelerate
 import torch
 import transformers
 
+from ..files import OutputFolder
 from ..version import __version__
 
 
 LOG_NAME = "training_log.jsonl"
+TRACKERS = "trackers"  # folder of what trackers write, where they write files
 
 
 def append_log(output: Path, entry: dict[str, Any]) -> None:
@@ -20,18 +22,40 @@ def append_log(output: Path, entry: dict[str, Any]) -> None:
         log.write(json.dumps(entry) + "\n")
 
 
-def truncate_log(output: Path, step: int) -> None:
-    """Drop what a killed run logged after its last checkpoint: those steps are run again."""
-    path = output / LOG_NAME
-    if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+def truncate_log(files: OutputFolder, step: int) -> None:
+    """Drop what a killed run logged after its last checkpoint, those steps are run again; and lines that are no whole
+    entries."""
+    path = files.path / LOG_NAME
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    kept = b"".join(line for line in lines if _is_entry(line, step))
+    files.write(LOG_NAME, lambda temporary: temporary.write_bytes(kept), working=True)
 
 
-def last_losses(output: Path) -> dict[str, float]:
-    """Training losses of the last epoch in the log."""
-    entry = json.loads((output / LOG_NAME).read_text().splitlines()[-1])
-    return {name: value for name, value in entry.items() if name == "loss" or name.endswith("_loss")}
+def _is_entry(line: bytes, step: int) -> bool:
+    try:
+        return line.endswith(b"\n") and 0 < json.loads(line)["step"] <= step
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+class TrackerFiles:
+    """Knows which files trackers made: those in their folder that were not there before.
+
+    Args:
+        files ([`OutputFolder`]): of the run.
+    """
+
+    def __init__(self, files: OutputFolder):
+        self.files, self.others = files, set(_names(files.path))
+
+    def name(self) -> None:
+        """Name what there is now as ours."""
+        if names := set(_names(self.files.path)) - self.others:
+            self.files.working(sorted(names))
+
+
+def _names(output: Path) -> list[str]:
+    return [path.relative_to(output).as_posix() for path in (output / TRACKERS).rglob("*") if path.is_file()]
 
 
 def flat(entry: dict[str, Any]) -> dict[str, float]:
@@ -59,4 +83,4 @@ def machine(device: torch.device, processes: int) -> dict[str, Any]:
     }
 
 
-__all__ = ["append_log", "flat", "last_losses", "machine", "truncate_log"]
+__all__ = ["LOG_NAME", "TRACKERS", "TrackerFiles", "append_log", "flat", "machine", "truncate_log"]

@@ -1,9 +1,9 @@
 """The training loop of a hyper-representation: on any number of processes, and resumable to the bit."""
 
-import json
 import logging
 import signal
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast, is_bf16_available
+from accelerate.utils import ProjectConfiguration, broadcast, is_bf16_available
 from torch import optim
 from tqdm.auto import tqdm
 
 from ..errors import UserError
+from ..files import OutputFolder, check_output, disk_explained, mode_of, output_folder, read_json
+from ..files.writing import Mode
 from ..images import ImageData, ImageSplit
 from ..networks import SmallCNNConfig, SmallCNNForImageClassification
 from ..population import choose_engine
@@ -26,12 +28,13 @@ from ..samplers import SAMPLER_FOLDER, KDESampler
 from ..weights import WeightLayout, verify_symmetry
 from ..zoo import Zoo, load_zoo, zoo_images
 from .behavior import BehavioralLoss
-from .checkpoints import Checkpoints, write_json
+from .checkpoints import Checkpoints, RunState
 from .config import TrainingConfig
 from .data import TrainingData
 from .evaluation import Evaluator
 from .failures import Interrupted, interruptible, memory_errors_explained
-from .logs import append_log, flat, last_losses, machine, truncate_log
+from .logs import TRACKERS, TrackerFiles, append_log, flat, machine, truncate_log
+from .memory import check_memory
 from .selection import ModelSelection
 from .step import TrainingStep, learning_rate_at
 from .streams import seed_of
@@ -39,6 +42,8 @@ from .streams import seed_of
 
 # Settings that change what is written down, not what is learned: a resumed run may have others.
 BOOKKEEPING = {"eval_epochs", "checkpoint_epochs", "log_with"}
+
+RESULTS = "results/training.json"
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +81,8 @@ def train(
         Interrupted: a `KeyboardInterrupt`, on SIGINT and SIGTERM, once a checkpoint is written; it says how to resume.
     """
     # 1. check everything the user can get wrong, before anything is written
-    output = Path(output)
+    output, mode = Path(output), mode_of(resume, overwrite)
+    check_output(output, "representation", mode, resumable=True)
     available = [str(tracker) for tracker in get_available_trackers()]
     for tracker in config.trackers:
         if tracker not in available:
@@ -90,7 +96,9 @@ def train(
     data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold, config.align)
     try:
         accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, log_with=config.trackers or None, project_dir=str(output)
+            mixed_precision=config.mixed_precision,
+            log_with=config.trackers or None,
+            project_config=ProjectConfiguration(str(output), logging_dir=str(output / TRACKERS)),
         )
     except ValueError as error:  # such as another precision than that of an earlier run in this process
         raise UserError(f"accelerate does not start: {error}") from error
@@ -108,11 +116,13 @@ def train(
     settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping}
     deciding = {"layout": zoo.config.layout, **settings, "zoo_sha256": data.digest, "num_processes": processes}
     checkpoints = Checkpoints(output, deciding, zoo.name)
-    checkpoints.check(resume, overwrite)
-    results_path = output / "results" / "training.json"
-    if resume and results_path.exists():
-        logger.info("%s is already complete", output)
-        return json.loads(results_path.read_text())
+    if resume:
+        checkpoints.check_settings()
+        if _is_complete(output):
+            logger.info("%s is already complete", output)
+            return read_json(output / RESULTS)
+    model_config = _model_config(config, zoo, data)
+    check_memory(model_config, device)
     network, images_of_zoo = None, None
     try:
         network = zoo.config.network_config()  # there is none where the networks' activations differ
@@ -131,13 +141,16 @@ def train(
         engine = choose_engine("auto", network)
         evaluate = Evaluator(data, network, engine, images_of_zoo)
         if config.runs_networks:
+            if config.behavior_images > len(images_of_zoo.train):
+                raise UserError(
+                    f"behavior_images {config.behavior_images} exceeds the {len(images_of_zoo.train)} training images."
+                )
             split = ImageSplit(images_of_zoo.train.pixels.to(device), images_of_zoo.train.labels.to(device))
             behavior = BehavioralLoss(network, split, config, engine)
-    accelerator.wait_for_everyone()  # nobody writes before everybody has looked
 
-    # 2. model and optimiser, the last checkpoint in them
+    # 2. model and optimiser
     torch.manual_seed(seed_of("weights", config.seed))
-    model = HyperRepModel(_model_config(config, zoo, data))
+    model = HyperRepModel(model_config)
     model.set_layer_statistics(data.train)
     if model.reference is not None and data.reference is not None:
         model.reference.copy_(data.reference)
@@ -153,115 +166,129 @@ def train(
         weight_decay=config.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "sums": {}}
-    if resume:
-        state = checkpoints.load_last(model, optimizer) or state
-        if accelerator.is_main_process:
-            logger.info("%s: resuming after step %d", output, state["step"])
-    selection = ModelSelection(config, state)
-    if accelerator.is_main_process:
-        checkpoints.start(overwrite)
-        truncate_log(output, state["step"])
-    if config.trackers:
-        accelerator.init_trackers("hyperrep", config={key: str(value) for key, value in settings.items()})
-
-    # 3. the loop; all weights lie on the device, views are made there
-    layout = WeightLayout.from_list(zoo.config.layout)
-    advance = TrainingStep(config, accelerator, model, optimizer, data.train.to(device), layout, behavior)
-    started = time.monotonic() - state["seconds"]
-
-    def save_checkpoint() -> None:
-        state["seconds"] = time.monotonic() - started
-        if accelerator.is_main_process:
-            checkpoints.save(model, optimizer, state, selection.best_step)
-
-    shown: dict[str, str] = {}
-    progress = tqdm(
-        desc=f"training {output.name}",
-        total=advance.total_steps,
-        initial=state["step"],
-        unit="step",
-        disable=not accelerator.is_local_main_process,
-    )
-    with progress, interruptible() as request, memory_errors_explained(config):
-        is_over = selection.exhausted  # already, if the run was killed between its last checkpoint and its results
-        while state["step"] < advance.total_steps and not is_over:
-            try:
-                losses, stopping = advance(state["step"], request.signal is not None)
-            except UserError as error:
-                steps = checkpoints.steps()
-                kept = f" The last good checkpoint is step {steps[-1]}." if steps else ""
-                raise UserError(f"{error}{kept}") from error
-            state["step"] = step = state["step"] + 1
-            for name, value in losses.items():
-                state["sums"][name] = state["sums"].get(name, 0.0) + value
-            progress.update()
-            shown |= {name.removesuffix("_loss"): f"{value:.3f}" for name, value in losses.items()}
-            progress.set_postfix(shown, refresh=False)
-
-            # at the end of an epoch: log, evaluate, checkpoint
-            if step % advance.steps_per_epoch == 0:
-                epoch = step // advance.steps_per_epoch
-                rate = learning_rate_at(step - 1, advance.total_steps, config)
-                entry: dict[str, Any] = {"step": step, "epoch": epoch, "learning_rate": rate}
-                entry |= {name: total / advance.steps_per_epoch for name, total in state["sums"].items()}
-                entry["seconds"] = round(time.monotonic() - started, 3)
-                state["sums"] = {}
-                is_best = False
-                if accelerator.is_main_process:
-                    # with selection the last epoch is a candidate, too
-                    last = config.selects and step == advance.total_steps
-                    if epoch % config.eval_epochs == 0 or last:
-                        entry |= evaluate(model, "train_sample", "validation")
-                        shown["validation R²"] = f"{entry['validation']['r2']:.3f}"
-                        if config.selects:
-                            is_best = selection.update(step, entry["validation"])
-                    append_log(output, entry)
-                if config.trackers:
-                    accelerator.log(flat(entry), step=step)
-                is_due = epoch % config.checkpoint_epochs == 0 or (is_best and config.load_best_model_at_end)
-                if is_due and step < advance.total_steps:
-                    save_checkpoint()
-                if config.early_stopping_patience is not None:
-                    is_over = _main_says(accelerator, selection.exhausted)
-            if stopping and step < advance.total_steps:
-                save_checkpoint()
-                raise Interrupted(
-                    f"interrupted after step {step} of {advance.total_steps}; a checkpoint is written, "
-                    f"go on with the same command and --resume.",
-                    request.signal or signal.SIGINT,  # another process was asked
-                )
-
-    # 4. results
-    if accelerator.is_main_process:
-        if selection.best_step not in (None, state["step"]):
-            checkpoints.load_model(model, selection.best_step)
-        results = {
-            "zoo": model.config.zoo,
-            "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
-            "dropped": data.dropped,
-            "num_parameters": model.num_parameters(),
-            "steps": state["step"],
-            "train": last_losses(output),
-            **evaluate(model, "train_sample", "validation", "test"),
-            "settings": settings,
-            "seconds": round(time.monotonic() - started, 3),
-            "machine": machine(device, processes),
-        }
-        if selection.exhausted:
-            logger.info("stopped early, after step %d", state["step"])
-        if config.selects and state["best"]:
-            results["best"] = {"step": state["best"]["step"], config.metric_for_best_model: state["best"]["value"]}
-        model.save_pretrained(output)
-        KDESampler().fit(encode_rows(model, data.train), data.scores).save_pretrained(output / SAMPLER_FOLDER)
-        write_json(results_path, results)
-        checkpoints.remove()
+    # 3. the folder is ours: the last checkpoint
+    with ExitStack() as stack:
+        files = _claim(stack, accelerator, output, mode)
+        state = asdict(RunState(step=0))
+        if resume:
+            state = checkpoints.load_last(model, optimizer, config.load_best_model_at_end) or state
+            if accelerator.is_main_process:
+                logger.info("%s: resuming after step %d", output, state["step"])
+        selection = ModelSelection(config, state)
+        accelerator.wait_for_everyone()  # everybody has read
+        if files is not None:
+            checkpoints.remove(files, after=state["step"])  # damaged ones
+            checkpoints.start(files)
+            truncate_log(files, state["step"])
+            tracked = TrackerFiles(files)
         if config.trackers:
-            accelerator.log(flat({"test": results["test"]}), step=state["step"])
-    accelerator.wait_for_everyone()
-    if config.trackers:
-        accelerator.end_training()
-    return json.loads(results_path.read_text())
+            accelerator.init_trackers("hyperrep", config={key: str(value) for key, value in settings.items()})
+            if files is not None:
+                tracked.name()
+
+        # 4. the loop; all weights lie on the device, views are made there
+        layout = WeightLayout.from_list(zoo.config.layout)
+        advance = TrainingStep(config, accelerator, model, optimizer, data.train.to(device), layout, behavior)
+        started = time.monotonic() - state["seconds"]
+
+        def save_checkpoint() -> None:
+            state["seconds"] = time.monotonic() - started
+            if files is not None:
+                tracked.name()
+                checkpoints.save(files, model, optimizer, state)
+
+        shown: dict[str, str] = {}
+        progress = tqdm(
+            desc=f"training {output.name}",
+            total=advance.total_steps,
+            initial=state["step"],
+            unit="step",
+            disable=not accelerator.is_local_main_process,
+        )
+        with progress, interruptible() as request, memory_errors_explained(config), disk_explained(output):
+            is_over = selection.exhausted  # already, if the run was killed between its last checkpoint and its results
+            while state["step"] < advance.total_steps and not is_over:
+                try:
+                    losses, stopping = advance(state["step"], request.signal is not None)
+                except UserError as error:
+                    steps = checkpoints.steps()
+                    kept = f" The last good checkpoint is step {steps[-1]}." if steps else ""
+                    raise UserError(f"{error}{kept}") from error
+                state["step"] = step = state["step"] + 1
+                for name, value in losses.items():
+                    state["sums"][name] = state["sums"].get(name, 0.0) + value
+                progress.update()
+                shown |= {name.removesuffix("_loss"): f"{value:.3f}" for name, value in losses.items()}
+                progress.set_postfix(shown, refresh=False)
+
+                # at the end of an epoch: log, evaluate, checkpoint
+                if step % advance.steps_per_epoch == 0:
+                    epoch = step // advance.steps_per_epoch
+                    rate = learning_rate_at(step - 1, advance.total_steps, config)
+                    entry: dict[str, Any] = {"step": step, "epoch": epoch, "learning_rate": rate}
+                    state["losses"] = {name: total / advance.steps_per_epoch for name, total in state["sums"].items()}
+                    entry |= state["losses"]
+                    entry["seconds"] = round(time.monotonic() - started, 3)
+                    state["sums"] = {}
+                    is_best = False
+                    if accelerator.is_main_process:
+                        # with selection the last epoch is a candidate, too
+                        last = config.selects and step == advance.total_steps
+                        if epoch % config.eval_epochs == 0 or last:
+                            entry |= evaluate(model, "train_sample", "validation")
+                            shown["validation R²"] = f"{entry['validation']['r2']:.3f}"
+                            if config.selects:
+                                is_best = selection.update(step, entry["validation"])
+                        append_log(output, entry)
+                    if config.trackers:
+                        accelerator.log(flat(entry), step=step)
+                    is_due = epoch % config.checkpoint_epochs == 0 or (is_best and config.load_best_model_at_end)
+                    if is_due and step < advance.total_steps:
+                        save_checkpoint()
+                    if config.early_stopping_patience is not None:
+                        is_over = _main_says(accelerator, selection.exhausted)
+                if stopping and step < advance.total_steps:
+                    save_checkpoint()
+                    raise Interrupted(
+                        f"interrupted after step {step} of {advance.total_steps}; a checkpoint is written, "
+                        f"go on with the same command and --resume.",
+                        request.signal or signal.SIGINT,  # another process was asked
+                    )
+
+        # 5. results
+        if files is not None:
+            if selection.best_step not in (None, state["step"]):
+                checkpoints.load_model(model, selection.best_step)
+            results = {
+                "zoo": model.config.zoo,
+                "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+                "dropped": data.dropped,
+                "num_parameters": model.num_parameters(),
+                "steps": state["step"],
+                "train": state["losses"],
+                **evaluate(model, "train_sample", "validation", "test"),
+                "settings": settings,
+                "seconds": round(time.monotonic() - started, 3),
+                "machine": machine(device, processes),
+            }
+            if selection.exhausted:
+                logger.info("stopped early, after step %d", state["step"])
+            if config.selects and state["best"]:
+                results["best"] = {"step": state["best"]["step"], config.metric_for_best_model: state["best"]["value"]}
+            with files.staging() as stage:
+                model.save_pretrained(stage)
+                sampler = KDESampler().fit(encode_rows(model, data.train), data.scores)
+                sampler.save_pretrained(stage / SAMPLER_FOLDER)
+            files.write_json(RESULTS, results)  # the last, it says that the run is complete
+            checkpoints.remove(files)
+            if config.trackers:
+                accelerator.log(flat({"test": results["test"]}), step=state["step"])
+        accelerator.wait_for_everyone()
+        if config.trackers:
+            accelerator.end_training()
+            if files is not None:
+                tracked.name()
+    return read_json(output / RESULTS)
 
 
 def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData):
@@ -291,6 +318,31 @@ def _check_symmetry(zoo: Zoo) -> None:
         verify_symmetry(zoo.config.weight_layout(), SmallCNNForImageClassification(network), images)
     except UserError as error:
         raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false.") from error
+
+
+def _claim(stack: ExitStack, accelerator: Accelerator, output: Path, mode: Mode) -> OutputFolder | None:
+    """The output folder, emptied if it is to be overwritten, for the main process; the others get `None` once it has
+    it.
+
+    Raises:
+        UserError: on every process, if the main one does not get it.
+    """
+    files, refusal = None, None
+    accelerator.wait_for_everyone()  # nobody writes before everybody has looked
+    if accelerator.is_main_process:
+        try:
+            files = stack.enter_context(output_folder(output, "representation", mode, resumable=True))
+            if mode == "overwrite":
+                files.clear()
+        except UserError as error:
+            refusal = error
+    if _main_says(accelerator, refusal is not None):
+        raise refusal or UserError(f"the first process cannot write to {output}.")
+    return files
+
+
+def _is_complete(output: Path) -> bool:
+    return all((output / name).is_file() for name in (RESULTS, "config.json", "model.safetensors"))
 
 
 def _main_says(accelerator: Accelerator, yes: bool) -> bool:

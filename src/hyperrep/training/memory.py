@@ -1,7 +1,13 @@
-"""Memory that a training process keeps."""
+"""Memory that a training process needs, and keeps."""
 
 import ctypes
 import platform
+
+import psutil
+import torch
+
+from ..errors import UserError
+from ..representation import HyperRepConfig
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -18,3 +24,47 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def check_memory(config: HyperRepConfig, device: torch.device) -> None:
+    """Whether the device can hold what training keeps of each parameter: itself, its gradient and two moments, in
+    float32. What a batch needs comes on top.
+
+    Raises:
+        UserError: before anything is allocated, if it cannot.
+    """
+    count = num_parameters(config)
+    needed = count * 4 * 4
+    if device.type == "cuda":
+        there_is = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there_is = psutil.virtual_memory().total
+    if needed > there_is:
+        raise UserError(
+            f"a model of {count:,} parameters takes {needed / 2**30:,.1f} GiB to train; {device.type} has "
+            f"{there_is / 2**30:,.1f} GiB. Lower hidden_size {config.hidden_size}, intermediate_size "
+            f"{config.intermediate_size}, latent_size {config.latent_size}, num_hidden_layers "
+            f"{config.num_hidden_layers} or the projection's sizes."
+        )
+
+
+def num_parameters(config: HyperRepConfig) -> int:
+    """Parameters of a [`HyperRepModel`], without making it."""
+    width, feedforward, tokens = config.hidden_size, config.intermediate_size, config.num_tokens
+
+    def linear(inputs: int, outputs: int) -> int:
+        return (inputs + 1) * outputs
+
+    block = 4 * linear(width, width) + linear(width, feedforward) + linear(feedforward, width) + 4 * width
+    count = 2 * config.num_hidden_layers * block + 2 * tokens * width  # encoder and decoder, and their positions
+    count += sum(linear(layer.token_size, width) + linear(width, layer.token_size) for layer in config.layers)
+    if config.latents_per == "network":
+        count += 2 * width  # the compression token and its position
+        count += linear(width, config.latent_size) + linear(config.latent_size, tokens * width)
+    else:
+        count += linear(width, config.neuron_latent_size) + linear(config.neuron_latent_size, width)
+    if config.contrast_weight:
+        hidden, layers = config.projection_hidden_size, config.projection_num_layers
+        count += linear(config.latent_size, hidden) + (layers - 1) * linear(hidden, hidden) if layers else 0
+        count += linear(hidden if layers else config.latent_size, config.projection_size) + 2 * config.projection_size
+    return count
