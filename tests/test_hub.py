@@ -51,14 +51,16 @@ REVISIONS = """
 import sys, torch
 from transformers import pipeline
 from hyperrep import HyperRepPipeline, UserError
+from hyperrep.cards import write_model_card
 from hyperrep.hub import push_folder
 
 name = "org/hyperrep-digits"
 push_folder(sys.argv[1], name)
 first = HyperRepPipeline.from_pretrained(name)
 other = HyperRepPipeline(first.model, first.sampler.__class__("joint", top=None).fit(first.sampler.latents))
-other.save_pretrained(sys.argv[1])
-push_folder(sys.argv[1], name)
+other.save_pretrained(sys.argv[2])
+write_model_card(sys.argv[2], name)
+push_folder(sys.argv[2], name)
 
 draw = lambda pipe: float(pipe(3, generator=torch.Generator().manual_seed(0)).weights.sum())
 newest = HyperRepPipeline.from_pretrained(name)
@@ -121,11 +123,16 @@ def revisions(representation, tmp_path_factory) -> str:
     folder = shutil.copytree(representation, tmp_path_factory.mktemp("revisions") / "hyperrep-digits")
     write_model_card(folder, "org/hyperrep-digits")
     with FakeHub() as hub:
-        return run(REVISIONS, folder, env=hub.environment(tmp_path_factory.mktemp("hf")))
+        return run(
+            REVISIONS,
+            folder,
+            tmp_path_factory.mktemp("other") / "model",
+            env=hub.environment(tmp_path_factory.mktemp("hf")),
+        )
 
 
 def test_a_revision_is_the_model_and_the_sampler_of_then(revisions):
-    assert "'org/hyperrep-digits' is neither a local folder nor" in revisions  # no revision 0123abc
+    assert "model 'org/hyperrep-digits' has no revision '0123abc'" in revisions
 
 
 @pytest.mark.xfail(strict=True, reason="transformers does not tell a pipeline its revision: the sampler is main's")
@@ -134,7 +141,9 @@ def test_a_revision_through_transformers_is_the_sampler_of_then(revisions):
 
 
 def test_a_folder_stands_for_itself(tmp_path):
-    assert resolve_folder(str(tmp_path)) == (tmp_path, None)
+    (tmp_path / "config.json").touch()
+    for path in (tmp_path, str(tmp_path), f"{tmp_path}/"):
+        assert resolve_folder(path) == (tmp_path, None)
 
 
 def test_what_cannot_be_a_hub_id_is_a_missing_folder():

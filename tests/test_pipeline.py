@@ -1,15 +1,19 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from hyperrep import HyperRepPipeline, SmallCNNConfig, SmallCNNForImageClassification
+from hyperrep import HyperRepConfig, HyperRepModel, HyperRepPipeline, SmallCNNConfig, SmallCNNForImageClassification
 from hyperrep.errors import UserError
+from hyperrep.pipeline import seeded as fresh_generator
 from hyperrep.population import choose_engine
 from hyperrep.samplers import KDESampler
 from hyperrep.weights import WeightLayout
@@ -51,6 +55,7 @@ def test_emitted_folders_are_ordinary_checkpoints(pipe, tmp_path, digits_images)
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "README.md",
     }
     net = AutoModelForImageClassification.from_pretrained(folder)
     assert isinstance(net.config, SmallCNNConfig)
@@ -96,10 +101,10 @@ def test_an_existing_folder_is_kept_unless_told(pipe, tmp_path):
     with pytest.raises(UserError, match="exists"):
         out.save_pretrained(target)
     pipe(1, generator=seeded(1)).save_pretrained(target, overwrite=True)
-    assert sorted(path.name for path in target.iterdir()) == ["index.json", "model-00000"]
+    assert sorted(path.name for path in target.iterdir()) == [".hyperrep.json", "index.json", "model-00000"]
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text").write_text("years of work")
-    with pytest.raises(UserError, match="not overwritten"):
+    with pytest.raises(UserError, match="was not written by hyperrep"):
         out.save_pretrained(tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis" / "text").exists()
 
@@ -129,21 +134,39 @@ def test_an_interruption_leaves_what_was_there(pipe, tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
-def test_the_whole_appears_at_once(pipe, tmp_path, monkeypatch):
-    """Nothing is written in place: until the last step, the target holds the old networks or nothing."""
+@pytest.mark.parametrize("place", ["model-00000/notes.txt", "model-00000/finetuned.safetensors", "index.html"])
+def test_overwriting_removes_nothing_of_the_users(pipe, tmp_path, place):
     target = tmp_path / "samples"
-    replaced = []
+    pipe(1, generator=seeded()).save_pretrained(target)
+    (target / place).write_text("years of work")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=Path(place).name):
+        pipe(1, generator=seeded(1)).save_pretrained(target, overwrite=True)
+    assert contents(tmp_path) == before
 
-    def watch(source, destination):
-        replaced.append((sorted(path.name for path in Path(source).iterdir()), Path(destination).exists()))
-        raise OSError("interrupted")
 
-    out = pipe(2, generator=seeded())
-    monkeypatch.setattr("hyperrep.pipeline.os.replace", watch)
-    with pytest.raises(OSError, match="interrupted"):
-        out.save_pretrained(target)
-    assert replaced == [(["index.json", "model-00000", "model-00001"], False)]
-    assert not list(tmp_path.iterdir())
+def test_a_web_project_with_an_index_is_not_overwritten(pipe, tmp_path):
+    (tmp_path / "index.json").write_text("{}")
+    (tmp_path / "app.js").write_text("years of work")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="was not written by hyperrep"):
+        pipe(1, generator=seeded()).save_pretrained(tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_the_whole_appears_at_once(pipe, tmp_path, monkeypatch):
+    """Nothing is written in place: until the last network is there, the target holds the old ones or nothing."""
+    target = tmp_path / "samples"
+    write = SmallCNNForImageClassification.save_pretrained
+    seen = []
+
+    def watch(self, folder):
+        seen.append(sorted(path.name for path in target.iterdir() if not path.name.startswith((".", "tmp"))))
+        write(self, folder)
+
+    monkeypatch.setattr(SmallCNNForImageClassification, "save_pretrained", watch)
+    pipe(2, generator=seeded()).save_pretrained(target)
+    assert seen == [[], []]
 
 
 def test_an_error_leaves_nothing_behind(pipe, tmp_path):
@@ -203,3 +226,121 @@ def test_no_file_of_a_representation_is_a_pickle(representation):
     kept = {path.suffix for path in representation.rglob("*") if path.is_file()}
     assert kept <= {".json", ".jsonl", ".safetensors"}
     assert load_file(representation / "sampler" / "latents.safetensors")["latents"].shape[1] == 768
+
+
+def test_every_emitted_folder_says_what_it_is_and_how_it_loads(pipe, tmp_path):
+    pipe(2, generator=seeded(7)).save_pretrained(tmp_path / "samples")
+    card = ModelCard.load(tmp_path / "samples" / "model-00001" / "README.md")
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "image-classification"
+    for line in (
+        "pip install hyperrep",
+        "import hyperrep",
+        "| seed | 7 |",
+        "| number | 1 |",
+        "| num_models | 2 |",
+        "| variant |",
+    ):
+        assert line in card.content
+    code = card.content.split("```python\n")[1].split("```")[0]
+    folder = tmp_path / "samples" / "model-00001"
+    outcome = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_networks_are_indexed_sliced_and_iterated(pipe, tmp_path):
+    out = pipe(5, generator=seeded())
+    weights = [WeightLayout.of(net).vectorize(net.state_dict()) for net in out]
+    assert_close(torch.stack(weights), out.weights, rtol=0, atol=0)
+    assert isinstance(out[-1], SmallCNNForImageClassification)
+    part = out[3:][::-1]
+    assert_close(part.weights, out.weights[[4, 3]], rtol=0, atol=0)
+    part.save_pretrained(tmp_path / "part")
+    index = json.loads((tmp_path / "part" / "index.json").read_text())
+    assert (index["seed"], index["num_models"], index["selected"]) == (0, 5, [4, 3])  # which of the five drawn
+    assert "| number | 3 |" in (tmp_path / "part" / "model-00001" / "README.md").read_text()
+    with pytest.raises(IndexError):
+        out[5]
+
+
+def test_what_is_printed_fits_a_screen(pipe):
+    for shown in (repr(pipe), repr(pipe(50, generator=seeded())), repr(pipe.sampler)):
+        assert len(shown) < 1500
+        assert shown.count("\n") < 15
+    assert "50 small_cnn networks of 2,464 parameters" in repr(pipe(50, generator=seeded()))
+
+
+@pytest.mark.parametrize("before", ["used", "none", "unseeded"])
+def test_the_recorded_seed_makes_the_same_networks_again(pipe, before):
+    generator = {"used": seeded(3), "none": None, "unseeded": torch.Generator()}[before]
+    if before == "used":
+        pipe(1, generator=generator)
+    out = pipe(2, generator=generator)
+    again = pipe(2, generator=seeded(out.made_by["seed"]))
+    assert_close(again.weights, out.weights, rtol=0, atol=0)
+    assert not torch.equal(pipe(2, generator=generator).weights, out.weights)
+
+
+def test_without_a_generator_torchs_own_decides(pipe):
+    torch.manual_seed(5)
+    first = pipe(2).weights
+    torch.manual_seed(5)
+    assert_close(pipe(2).weights, first, rtol=0, atol=0)
+
+
+def test_components_may_be_exchanged_for_ones_that_fit(pipe):
+    other = HyperRepPipeline(**pipe.components)
+    assert_close(other(2, generator=seeded()).weights, pipe(2, generator=seeded()).weights, rtol=0, atol=0)
+    with pytest.raises(UserError, match="have 3 entries"):
+        other.sampler = KDESampler(top=None).fit(torch.zeros(4, 3))
+    other.sampler = KDESampler("joint", top=None).fit(pipe.sampler.latents)
+    with pytest.raises(UserError, match="the model's 8"):
+        other.model = HyperRepModel(HyperRepConfig(hidden_size=8, num_attention_heads=1, latent_size=8))
+    assert other.sampler.variant == "joint"
+
+
+def test_loading_takes_what_transformers_users_give(representation, tmp_path):
+    shutil.copytree(representation, tmp_path / "repo [1] é" / "sub")
+    pipe = HyperRepPipeline.from_pretrained(
+        tmp_path / "repo [1] é", subfolder="sub", dtype="bfloat16", device_map="cpu", local_files_only=True
+    )
+    assert (pipe.dtype, pipe.device.type) == (torch.bfloat16, "cpu")
+    assert pipe(2, generator=seeded()).weights.dtype == torch.float32
+    with pytest.raises(UserError, match="no subfolder 'other'"):
+        HyperRepPipeline.from_pretrained(tmp_path / "repo [1] é", subfolder="other")
+
+
+def test_networks_that_are_not_finite_are_refused(representation):
+    pipe = HyperRepPipeline.from_pretrained(representation)
+    with torch.no_grad():
+        next(pipe.model.decoder.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match="3 of 3 networks came out NaN or infinite"):
+        pipe(3)
+
+
+def test_a_pipeline_replaces_only_a_folder_of_ours(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "copy")
+    with pytest.raises(UserError, match="exists"):
+        pipe.save_pretrained(tmp_path / "copy")
+    pipe.save_pretrained(tmp_path / "copy", overwrite=True)
+    (tmp_path / "copy" / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        pipe.save_pretrained(tmp_path / "copy", overwrite=True)
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == b"mine"
+
+
+def test_the_transformers_pipeline_saves_its_sampler_and_refuses_what_it_does_not_know(representation, pipe, tmp_path):
+    task = pipeline("weight-generation", model=str(representation))
+    task.save_pretrained(tmp_path / "copy")
+    again = HyperRepPipeline.from_pretrained(tmp_path / "copy")
+    assert_close(again(2, generator=seeded()).weights, pipe(2, generator=seeded()).weights, rtol=0, atol=0)
+    with pytest.raises(TypeError, match="generatr"):
+        task(2, generatr=seeded())
+    with pytest.raises(UserError, match="where its sampler lies"):
+        pipeline("weight-generation", model=HyperRepModel(pipe.model.config.__class__()))
+
+
+@pytest.mark.parametrize("seed", [-(2**63) - 1, 2**64, 10**30])
+def test_seeds_that_torch_does_not_have(seed):
+    with pytest.raises(UserError, match="seed is"):
+        fresh_generator(seed)

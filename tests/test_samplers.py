@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from hyperrep.errors import UserError
@@ -109,9 +109,14 @@ def test_refit_changes_what_is_asked_and_keeps_the_rest(latents):
     assert len(refit(sampler, top=1.0).anchors) == ROWS
 
 
-def test_rows_with_nan_are_dropped(latents):
-    latents[3] = float("nan")
-    assert len(KDESampler(top=None).fit(latents).anchors) == ROWS - 1
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_and_scores_that_are_not_finite_are_refused(latents, value):
+    scores = torch.arange(ROWS).float()
+    for broken in (latents, scores):
+        broken[3] = value
+        with pytest.raises(UserError, match="1 of the 40"):
+            KDESampler(top=None).fit(latents, scores)
+        broken[3] = 0
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,18 @@ def test_rows_with_nan_are_dropped(latents):
         (lambda z: KDESampler(bandwidth=0.0), "bandwidth is 0.0"),
         (lambda z: KDESampler("independant"), "'independant' is unknown; choose from independent"),
         (lambda z: KDESampler(top=0.3).fit(z), "no scores"),
-        (lambda z: KDESampler(top=None).fit(z * float("nan")), "none of the 40"),
+        (lambda z: KDESampler(top=None).fit(z * float("nan")), "40 of the 40"),
+        (lambda z: KDESampler(top=None).fit(z[:0]), "shape"),
+        (lambda z: KDESampler(top=None).fit(z[0]), "shape"),
+        (lambda z: KDESampler(top=None).fit(z, torch.zeros(ROWS - 1)), "shape"),
+        (lambda z: KDESampler(top=float("nan")), "top is nan"),
+        (lambda z: KDESampler(bandwidth=float("nan")), "bandwidth is nan"),
+        (lambda z: KDESampler(bandwidth=float("inf")), "bandwidth is inf"),
+        (lambda z: KDESampler(bandwidth=1e300), r"bandwidth is 1e\+300"),
+        (lambda z: KDESampler(top=None).fit(z).sample(-1), "num_models is -1"),
+        (lambda z: KDESampler(top=None).fit(z).sample(10**12), "num_models is 1000000000000"),
+        (lambda z: KDESampler(top=None).fit(z).sample(True), "num_models is True"),
+        (lambda z: KDESampler(top=None).fit(z).sample(2.5), "num_models is 2.5"),
         (lambda z: KDESampler(top=None).fit(z).sample(0), "num_models is 0"),
         (lambda z: KDESampler().sample(3), "call fit first"),
         (lambda z: KDESampler().save_pretrained("nowhere"), "call fit first"),
@@ -149,13 +165,46 @@ def test_a_folder_that_is_no_sampler_is_refused(tmp_path):
     ("name", "content", "message"),
     [
         ("latents.safetensors", b"\x80\x04cut off", "is damaged"),
+        ("latents.safetensors", b"", "is damaged"),
         ("sampler_config.json", b'{"method": "k', "is damaged"),
+        ("sampler_config.json", b"[1]", "holds a list"),
         ("sampler_config.json", b"{}", "names no method"),
+        ("sampler_config.json", b'{"method": 3}', "names no method"),
         ("sampler_config.json", b'{"method": "kd"}', "did you mean 'kde'"),
+        ("sampler_config.json", b'{"method": "kde", "bandwith": 1}', "did you mean 'bandwidth'"),
+        ("sampler_config.json", b'{"method": "kde", "bandwidth": NaN}', "NaN is not a number"),
+        ("sampler_config.json", b'{"method": "kde", "bandwidth": 1e300}', "bandwidth is 1e"),
+        ("sampler_config.json", b'{"method": "kde", "bandwidth": "0.1"}', "'bandwidth' with value '0.1'"),
+        ("sampler_config.json", b'{"method": "kde", "top": true}', "'top' with value True"),
+        ("sampler_config.json", b'{"method": "kde", "top": 0}', "top is 0"),
+        ("sampler_config.json", b'{"method": "kde", "top": [0.3]}', "'top' with value"),
+        ("sampler_config.json", b'{"method": "kde", "variant": "sane"}', "choose from independent"),
+        ("sampler_config.json", b'{"method": "uniform", "variant": "joint"}', "'variant' is unknown"),
     ],
 )
 def test_a_damaged_sampler_is_refused(latents, tmp_path, name, content, message):
     KDESampler(top=None).fit(latents).save_pretrained(tmp_path)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         load_sampler(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"latents": torch.zeros(3, 2)}, "scores are needed"),
+        ({"latents": torch.zeros(3, 2), "scores": torch.zeros(2)}, "shape"),
+        ({"latents": torch.zeros(3, 2), "scores": torch.full((3,), torch.nan)}, "NaN or infinite"),
+        ({"latents": torch.full((3, 2), torch.inf), "scores": torch.zeros(3)}, "NaN or infinite"),
+        ({"latents": torch.zeros(0, 2), "scores": torch.zeros(0)}, "one row or more"),
+        ({"latents": torch.zeros(3, 2, 1), "scores": torch.zeros(3)}, "shape"),
+    ],
+)
+def test_latents_that_cannot_be_are_refused_with_their_file(latents, tmp_path, tensors, message):
+    KDESampler(top=None).fit(latents).save_pretrained(tmp_path)
+    save_file(tensors, tmp_path / "latents.safetensors")
+    with pytest.raises(UserError, match=message) as caught:
+        load_sampler(tmp_path)
+    assert str(tmp_path) in str(caught.value)

@@ -1,6 +1,11 @@
 """A Hub id and a local folder are interchangeable: resolve either to a folder, and publish a folder."""
 
+import glob
+import logging
+import os
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -8,17 +13,30 @@ from .errors import UserError
 # What a published folder may hold. Checkpoints of a training run hold pickles and stay at home.
 PUBLISHED = ["*.json", "*.jsonl", "*.safetensors", "*.parquet", "*.md", "*.png", "*.yaml"]
 PRIVATE = ["checkpoints/*", ".*", "*/.*", "*.bin", "*.pkl", "*.pt"]
+LOG_IN = "log in with `hf auth login`"
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_folder(
-    path_or_id: str, repo_type: str = "model", revision: str | None = None, token: str | None = None
+    path_or_id: str | Path,
+    repo_type: str = "model",
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    subfolder: str = "",
 ) -> tuple[Path, str | None]:
-    """The local folder of a representation or zoo, downloaded from the Hub if it is not a folder already.
+    """The local folder of a representation or zoo, downloaded from the Hub if it is not a folder already. Where the
+    Hub cannot be asked, the copy in the cache is taken, with a warning.
 
     Args:
-        path_or_id (`str`): local folder or Hub id.
+        path_or_id (`str` or `Path`): local folder or Hub id.
         repo_type (`str`, *optional*, defaults to `"model"`): `model` or `dataset`.
         revision, token (`str`, *optional*): for the Hub.
+        cache_dir (`str` or `Path`, *optional*): where downloads are kept, if not in the Hub's own cache.
+        local_files_only (`bool`, *optional*): do not ask the Hub.
+        subfolder (`str`, *optional*): of the folder or repository.
 
     Returns:
         `tuple[Path, str | None]`: the folder, and the commit on the Hub it came from.
@@ -26,25 +44,84 @@ def resolve_folder(
     Raises:
         UserError: if there is no such folder, nor such a repository within reach.
     """
-    path = Path(path_or_id)
-    if path.is_dir():
-        return path, None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    path, commit = Path(path_or_id).expanduser(), None
+    if not path.is_dir():
+        path = _downloaded(str(path_or_id), repo_type, revision, token, cache_dir, local_files_only, subfolder)
+        commit = path.name
+    elif not any(path.iterdir()):
+        raise UserError(f"folder {str(path_or_id)!r} is empty.")
+    if subfolder and not (path / subfolder).is_dir():
+        raise UserError(f"{str(path_or_id)!r} has no subfolder {subfolder!r}.")
+    return path / subfolder, commit
+
+
+def _downloaded(
+    repo_id: str,
+    repo_type: str,
+    revision: str | None,
+    token: str | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    subfolder: str,
+) -> Path:
+    from huggingface_hub import HfApi, is_offline_mode, snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import validate_repo_id
 
+    if os.path.lexists(repo_id):
+        raise UserError(f"{repo_id!r} is a file or a broken link; name the folder.")
     try:
-        validate_repo_id(path_or_id)
+        validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"there is no folder {path_or_id!r}, and it cannot be a Hub id either.") from error
+        raise UserError(f"there is no folder {repo_id!r}, and it cannot be a Hub id either.") from error
+    arguments: dict[str, Any] = {"repo_type": repo_type, "revision": revision, "token": token, "cache_dir": cache_dir}
+    arguments["allow_patterns"] = [f"{subfolder}/{kind}" if subfolder else kind for kind in PUBLISHED]
+    local_files_only = local_files_only or is_offline_mode()
     try:
-        folder = snapshot_download(
-            path_or_id, repo_type=repo_type, revision=revision, token=token, allow_patterns=PUBLISHED
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path_or_id!r} is neither a local folder nor a {repo_type} on the Hub ({reason})") from error
-    return Path(folder), Path(folder).name
+        if not local_files_only:  # snapshot_download alone would turn to the cache in silence
+            HfApi(token=token).repo_info(repo_id, repo_type=repo_type, revision=revision)
+        return Path(snapshot_download(repo_id, local_files_only=local_files_only, **arguments))
+    except RevisionNotFoundError as error:
+        raise UserError(f"{repo_type} {repo_id!r} has no revision {revision!r}.") from error
+    except (HTTPError, OSError) as error:
+        reason = hub_reason(error)
+        try:
+            folder = Path(snapshot_download(repo_id, local_files_only=True, **arguments))
+        except LocalEntryNotFoundError:
+            where = "in the cache" if local_files_only else "on the Hub"
+            raise UserError(f"{repo_id!r} is neither a local folder nor a {repo_type} {where} ({reason}).") from error
+        logger.warning("using the copy of %s in the cache, since %s", repo_id, reason)
+        return folder
+
+
+def hub_reason(error: BaseException) -> str:
+    """Why the Hub, or the way to it, failed: a clause that says what to do."""
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return f"access to it is granted by its owner: ask on its page, and {LOG_IN}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"the Hub knows no such repository; if it is private, {LOG_IN}"
+    if status == 401:
+        return f"the Hub does not know your token: {LOG_IN}, or unset HF_TOKEN"
+    if status == 403:
+        return f"your token may not do that: {LOG_IN}, with a token that may"
+    if status == 429:
+        return "the Hub answers no more of your requests for now: wait a few minutes"
+    if status is not None and status >= 500:
+        return f"the Hub answered with error {status}: try again later"
+    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+        return "not all of it is in the cache, and the Hub was not to be asked or could not be reached"
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:  # of this machine
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, errors.HTTPError) and status is None:
+        return f"the connection failed: {_one_line(error)}; what was loaded is kept, so try again"
+    return _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def push_folder(
@@ -57,29 +134,70 @@ def push_folder(
     create_pr: bool = False,
     commit_message: str | None = None,
 ) -> str:
-    """Publish a representation's or a zoo's folder in one commit; never uploads pickles or training checkpoints.
+    """Publish a representation's or a zoo's folder in one commit. What is uploaded are its cards, settings, results,
+    weights and data; never a pickle, a training checkpoint, a hidden file, or anything behind a symbolic link.
 
     Returns:
         `str`: the repository's address.
 
     Raises:
-        UserError: if the folder is missing or has no README.md.
+        UserError: if the folder is missing, has no README.md or is not complete, if a symbolic link stands for a file
+            that would be published, or the Hub refuses.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.utils import validate_repo_id
 
-    folder = Path(folder)
-    if not (folder / "README.md").exists():
-        raise UserError(f"{folder} has no README.md: write its card first (hyperrep card {folder}).")
-    api = HfApi(token=token)
-    url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        repo_type=repo_type,
-        revision=revision,
-        create_pr=create_pr,
-        commit_message=commit_message or f"Upload {folder.resolve().name} with hyperrep",
-        allow_patterns=PUBLISHED,
-        ignore_patterns=PRIVATE,
-    )
+    folder = Path(folder).expanduser()
+    names = published_files(folder, repo_type)
+    try:
+        validate_repo_id(repo_id)
+        api = HfApi(token=token)
+        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            repo_type=repo_type,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message or f"Upload {folder.resolve().name} with hyperrep",
+            allow_patterns=[glob.escape(name) for name in names],
+            ignore_patterns=PRIVATE,
+        )
+    except HFValidationError as error:
+        raise UserError(f"{repo_id!r} is no Hub id; it is like org/name.") from error
+    except (HTTPError, OSError) as error:
+        raise UserError(f"{folder} was not published at {repo_id!r} ({hub_reason(error)}).") from error
     return str(url)
+
+
+def published_files(folder: Path, repo_type: str = "model") -> list[str]:
+    """Names of what [`push_folder`] uploads.
+
+    Raises:
+        UserError: as [`push_folder`].
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}.")
+    names = []
+    for place, folders, files in os.walk(folder):
+        for name in [*files, *(name for name in folders if Path(place, name).is_symlink())]:
+            path = Path(place, name)
+            relative = path.relative_to(folder).as_posix()
+            if any(fnmatch(relative, pattern) for pattern in PRIVATE):
+                continue
+            if path.is_symlink():
+                raise UserError(
+                    f"{path} is a symbolic link, and what lies outside a folder is not published with it; put the "
+                    "file itself there, or remove the link."
+                )
+            if any(fnmatch(relative, pattern) for pattern in PUBLISHED):
+                names.append(relative)
+    if "README.md" not in names:
+        raise UserError(f"{folder} has no README.md: write its card first (hyperrep card {folder}).")
+    needed = {"zoo_config.json": "zoo_config.json", "data": "data/*.parquet"}
+    if repo_type == "model":
+        needed = {"config.json": "config.json", "weights": "model*.safetensors"}
+    if missing := [what for what, pattern in needed.items() if not any(fnmatch(name, pattern) for name in names)]:
+        raise UserError(f"{folder} has no {' and no '.join(missing)}: it is not finished, or not a {repo_type}.")
+    return sorted(names)

@@ -1,20 +1,21 @@
 """The pipeline: a representation and a sampler in, new networks out."""
 
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from string import Template
+from typing import Any, overload
 
 import torch
+from huggingface_hub import ModelCardData
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from .errors import UserError
+from .files import mode_of, output_folder
 from .files.reading import wording
 from .hub import push_folder
 from .representation import HyperRepModel
@@ -25,9 +26,34 @@ from .version import __version__
 from .weights import WeightLayout
 
 
-@dataclass
+_CARD = Template("""
+# A generated network
+
+Nobody trained this network: its weights were drawn from a hyper-representation, a model of a population of trained
+networks (Schürholt et al., *Hyper-Representations as Generative Models*, NeurIPS 2022, arXiv:2209.14733).
+
+```bash
+pip install hyperrep
+```
+
+```python
+import hyperrep  # makes the architecture known to transformers
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+network = AutoModelForImageClassification.from_pretrained(".")  # this folder
+processor = AutoImageProcessor.from_pretrained(".")
+```
+
+| made with | |
+|---|---|
+$rows
+""")
+
+
+@dataclass(eq=False, repr=False)
 class WeightGenerationOutput:
-    """Newly generated networks.
+    """Newly generated networks. `networks[3]` is one as a model, `networks[:10]` the first ten as a
+    `WeightGenerationOutput`; iterating gives models.
 
     Attributes:
         weights (`Tensor`): (num_models, num_params), in the order of `layout`.
@@ -47,6 +73,27 @@ class WeightGenerationOutput:
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    @overload
+    def __getitem__(self, index: int) -> PreTrainedModel: ...
+    @overload
+    def __getitem__(self, index: slice) -> "WeightGenerationOutput": ...
+    def __getitem__(self, index: int | slice) -> "PreTrainedModel | WeightGenerationOutput":
+        if not isinstance(index, slice):
+            return self.model(index)
+        rows = list(range(len(self))[index])
+        drawn = self.made_by.get("selected", range(len(self)))
+        # which of those that were drawn: the seed alone would give them all
+        made_by = {**self.made_by, "selected": [drawn[row] for row in rows]}
+        return replace(self, weights=self.weights[rows], latents=self.latents[rows], made_by=made_by)
+
+    def __iter__(self) -> Iterator[PreTrainedModel]:
+        return (self.model(index) for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        kind = (self.network or {}).get("model_type", "unnamed")
+        made_by = "".join(f"  {name}: {value}\n" for name, value in self.made_by.items() if name != "selected")
+        return f"{len(self)} {kind} networks of {self.layout.num_params:,} parameters\n{made_by}".rstrip()
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
         """Tensors of one network."""
@@ -75,35 +122,38 @@ class WeightGenerationOutput:
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write each network to `model-00000`, `model-00001`, ...: folders with `config.json`, `model.safetensors` and
-        `preprocessor_config.json`, and beside them `index.json`, which says how they were made.
+        """Write each network to `model-00000`, `model-00001`, ...: folders with `config.json`, `model.safetensors`,
+        `preprocessor_config.json` and a card, and beside them `index.json`, which says how they were made.
 
         Raises:
-            UserError: if the folder exists, is not empty and `overwrite` is not set, or is a file.
+            UserError: if the folder is not empty and `overwrite` is not set, holds anything that hyperrep did not
+                write, or cannot be written.
         """
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; name a folder.")
-        if folder.exists() and any(folder.iterdir()):
-            if not overwrite:
-                raise UserError(f"{folder} exists; replace it with overwrite, or choose another folder.")
-            if not (folder / "index.json").exists():
-                raise UserError(f"{folder} does not hold generated networks; it is not overwritten.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            complete = Path(temporary, "networks")
-            complete.mkdir()  # temporary folders are private, this one is not
+        with output_folder(folder, "networks", mode_of(overwrite=overwrite)) as output:
             names = [f"model-{i:05d}" for i in range(len(self))]
-            for i, name in enumerate(names):
-                self.model(i).save_pretrained(complete / name)
-                if self.image_processor is not None:
-                    path = complete / name / "preprocessor_config.json"
-                    path.write_text(json.dumps(self.image_processor, indent=2) + "\n")
-            index = {**self.made_by, "models": names}
-            (complete / "index.json").write_text(json.dumps(index, indent=2) + "\n")
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(complete, folder)
+            with output.staging(replace=True) as stage:
+                for i, name in enumerate(names):
+                    self.model(i).save_pretrained(stage / name)
+                    if self.image_processor is not None:
+                        path = stage / name / "preprocessor_config.json"
+                        path.write_text(json.dumps(self.image_processor, indent=2) + "\n")
+                    (stage / name / "README.md").write_text(self._card(i), encoding="utf-8")
+                index = {**self.made_by, "models": names}
+                (stage / "index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+    def _card(self, index: int) -> str:
+        """How a network was made, and how it is loaded."""
+        source = str(self.made_by.get("representation"))
+        data = ModelCardData(
+            library_name="transformers",
+            pipeline_tag="image-classification",
+            tags=["hyperrep", "weight-generation"],
+            base_model=source if self.made_by.get("revision") else None,  # else a folder of this machine
+        )
+        drawn = self.made_by.get("selected", range(len(self)))
+        made_by = {name: value for name, value in self.made_by.items() if name != "selected"}
+        rows = "\n".join(f"| {name} | {value} |" for name, value in {"number": drawn[index], **made_by}.items())
+        return f"---\n{data.to_yaml()}\n---\n{_CARD.substitute(rows=rows)}"
 
 
 class HyperRepPipeline:
@@ -128,10 +178,7 @@ class HyperRepPipeline:
     """
 
     def __init__(self, model: HyperRepModel, sampler: Sampler, source: str | None = None, revision: str | None = None):
-        width = sampler.anchors.shape[1]
-        if width != model.config.latent_size:
-            raise UserError(f"the sampler's latents have {width} entries, the model's {model.config.latent_size}.")
-        self.model = model.eval()
+        self._model = model.eval()
         self.sampler = sampler
         self.source = source
         self.revision = revision
@@ -139,23 +186,97 @@ class HyperRepPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, repo: str | Path, revision: str | None = None, token: str | None = None
+        cls,
+        repo: str | Path,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str = "",
+        **kwargs: Any,
     ) -> "HyperRepPipeline":
         """Load model and sampler from a local folder or the Hub.
+
+        Args:
+            repo (`str` or `Path`): local folder or Hub id.
+            revision, token (`str`, *optional*), cache_dir (`str` or `Path`, *optional*), local_files_only (`bool`,
+                *optional*), subfolder (`str`, *optional*): see [`~hyperrep.hub.resolve_folder`].
+            kwargs: for [`HyperRepModel.from_pretrained`], such as `dtype` and `device_map`.
 
         Raises:
             UserError: if there is no such repository, or it lacks a sampler, or holds a pickle in place of weights.
         """
-        model, folder, commit = load_representation(repo, revision, token)
+        model, folder, commit = load_representation(
+            repo,
+            revision,
+            token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            subfolder=subfolder,
+            **kwargs,
+        )
         sampler = load_sampler(folder / SAMPLER_FOLDER)
         pipe = cls(model, sampler, source=str(repo), revision=commit)
         pipe.folder = folder
         return pipe
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model to `folder` and the sampler to its `sampler` subfolder."""
-        self.model.save_pretrained(folder)
-        self.sampler.save_pretrained(Path(folder, SAMPLER_FOLDER))
+    @property
+    def model(self) -> HyperRepModel:
+        """What decodes latents to networks."""
+        return self._model
+
+    @model.setter
+    def model(self, model: HyperRepModel) -> None:
+        _check_width(model, self.sampler)
+        self._model = model.eval()
+
+    @property
+    def sampler(self) -> Sampler:
+        """What latents are drawn from."""
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, sampler: Sampler) -> None:
+        _check_width(self.model, sampler)
+        self._sampler = sampler
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What the pipeline is made of: `HyperRepPipeline(**pipe.components)` is the same one."""
+        return {"model": self.model, "sampler": self.sampler}
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are decoded."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the model's weights."""
+        return self.model.dtype
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        return (
+            f"HyperRepPipeline of {self.source or 'a model in memory'}\n"
+            f"  model: {self.model.num_parameters():,} parameters, latents of {config.latent_size}, networks of "
+            f"{config.num_params:,}; {self.dtype} on {self.device}\n"
+            f"  sampler: {self.sampler}"
+        )
+
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write the model to `folder` and the sampler to its `sampler` subfolder.
+
+        Raises:
+            UserError: if the folder is not empty and `overwrite` is not set, holds anything that hyperrep did not
+                write, or cannot be written.
+        """
+        with (
+            output_folder(folder, "representation", mode_of(overwrite=overwrite)) as output,
+            output.staging(replace=True) as stage,
+        ):
+            self.model.save_pretrained(stage)
+            self.sampler.save_pretrained(stage / SAMPLER_FOLDER)
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
         """Publish model and sampler with a card; returns the repository's address.
@@ -169,9 +290,9 @@ class HyperRepPipeline:
             carry_card(self.folder, folder, repo_id)
             return push_folder(folder, repo_id, private=private, token=token)
 
-    def to(self, device: torch.device | str) -> "HyperRepPipeline":
-        """Move the model; sampled weights come back on the CPU."""
-        self.model.to(device)
+    def to(self, *args: Any, **kwargs: Any) -> "HyperRepPipeline":
+        """Move the model, as [`torch.nn.Module.to`]; sampled weights come back on the CPU."""
+        self.model.to(*args, **kwargs)
         return self
 
     @torch.no_grad()
@@ -188,17 +309,26 @@ class HyperRepPipeline:
 
         Args:
             num_models (`int`, *optional*, defaults to 1)
-            generator (`torch.Generator`, *optional*): on the CPU; decides everything that is random.
+            generator (`torch.Generator`, *optional*): on the CPU; decides everything that is random. From one that was
+                drawn from before, or from torch's own where none is given, a seed is drawn. The seed is recorded:
+                `generator=torch.Generator().manual_seed(seed)` makes the same networks again.
             batch_size (`int`, *optional*, defaults to 256): latents decoded at once.
             network (`Mapping`, *optional*): what the networks' configuration says instead of the representation's,
                 such as the activation, where the zoo's networks differ in it.
+
+        Raises:
+            UserError: if a number is out of range, or a network came out NaN or infinite.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
         # 1. draw latents from the density
-        seed = generator.initial_seed() if generator is not None else None
+        seed, generator = _recorded(generator)
         latents = self.sampler.sample(num_models, generator)
 
         # 2. decode them to weight vectors
         weights = decode_rows(self.model, latents, batch_size)
+        if broken := int((~torch.isfinite(weights).all(dim=1)).sum()):
+            raise UserError(f"{broken} of {num_models} networks came out NaN or infinite: is {self.source} damaged?")
 
         # 3. say how they were made
         config = self.model.config
@@ -206,6 +336,8 @@ class HyperRepPipeline:
             "method": self.sampler.method,
             **self.sampler.settings(),
             "seed": seed,
+            "num_models": num_models,
+            **({"network": dict(network)} if network else {}),
             "representation": self.source,
             "revision": self.revision,
             "hyperrep_version": __version__,
@@ -213,3 +345,31 @@ class HyperRepPipeline:
         layout = WeightLayout.from_list(config.layout)
         networks = {**(config.network or {}), **(network or {})} or None
         return WeightGenerationOutput(weights, latents, layout, networks, config.image_processor, made_by)
+
+
+def _check_width(model: HyperRepModel, sampler: Sampler) -> None:
+    width = sampler.anchors.shape[1]
+    if width != model.config.latent_size:
+        raise UserError(f"the sampler's latents have {width} entries, the model's {model.config.latent_size}.")
+
+
+def _recorded(generator: torch.Generator | None) -> tuple[int, torch.Generator]:
+    """A seed, and a generator that is fresh from it; what has been drawn from already is no longer its seed's."""
+    if generator is not None and generator.device.type == "cpu":
+        seed = generator.initial_seed()
+        if torch.equal(generator.get_state(), seeded(seed).get_state()):
+            return seed, generator
+    device = "cpu" if generator is None else generator.device
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    return seed, seeded(seed)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator on the CPU, fresh from its seed.
+
+    Raises:
+        UserError: if torch has no such seed.
+    """
+    if not -(2**63) <= seed < 2**64:
+        raise UserError(f"seed is {seed}; it must lie between -2^63 and 2^64 - 1.")
+    return torch.Generator().manual_seed(seed)

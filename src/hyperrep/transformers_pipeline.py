@@ -34,10 +34,16 @@ class WeightGenerationPipeline(Pipeline):
         if not isinstance(self.model, HyperRepModel):
             raise UserError(f"task {TASK} needs a hyper-representation, not a {type(self.model).__name__}.")
         source = str(self.model.config.name_or_path)
+        if not source:
+            raise UserError(f"task {TASK} takes the folder or Hub id of a representation, where its sampler lies.")
         folder, commit = resolve_folder(source)
         self.generate = HyperRepPipeline(self.model, load_sampler(Path(folder, SAMPLER_FOLDER)), source, commit)
 
-    def _sanitize_parameters(self, generator: torch.Generator | None = None, **kwargs: Any):
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Model and sampler, as [`HyperRepPipeline.save_pretrained`]."""
+        self.generate.save_pretrained(save_directory, **kwargs)
+
+    def _sanitize_parameters(self, generator: torch.Generator | None = None):  # type: ignore[override]
         return {}, {} if generator is None else {"generator": generator}, {}
 
     def preprocess(self, num_models: int, **kwargs: Any) -> dict[str, int]:  # type: ignore[override]

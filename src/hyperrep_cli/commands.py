@@ -91,16 +91,18 @@ def sample(
     overwrite: Overwrite = False,
 ) -> None:
     """Sample new networks and write each as a Hugging Face checkpoint."""
-    import torch
-
     from hyperrep import HyperRepPipeline
+    from hyperrep.files import check_output, mode_of
+    from hyperrep.pipeline import seeded
     from hyperrep.samplers import refit
 
     hide_small_bars()
+    check_output(output, "networks", mode_of(overwrite=overwrite))
+    generator = seeded(seed)
     pipe = HyperRepPipeline.from_pretrained(representation, revision=revision)
     pipe.sampler = refit(pipe.sampler, method, variant=variant, top=top, bandwidth=bandwidth)
     told = dict(entry.partition("=")[::2] for entry in network or ())
-    networks = pipe(num_models, generator=torch.Generator().manual_seed(seed), network=told)
+    networks = pipe(num_models, generator=generator, network=told)
     networks.save_pretrained(output, overwrite=overwrite)
     typer.echo(f"{num_models} networks in {output}")
 

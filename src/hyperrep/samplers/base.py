@@ -1,22 +1,32 @@
 """What every sampler shares: the latents it is fitted to, and a folder without pickles."""
 
+import dataclasses
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from huggingface_hub.dataclasses import strict
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import read_json, read_tensors
 from ..version import __version__
 
 
 SAMPLER_FOLDER = "sampler"
 CONFIG_NAME = "sampler_config.json"
 LATENTS_NAME = "latents.safetensors"
+LARGEST_NUMBER = 100_000  # networks at a time; folders of networks are numbered with five digits
+T = TypeVar("T")
+
+
+@dataclass_transform(eq_default=False)
+def settings_class(cls: type[T]) -> type[T]:
+    """A sampler as a dataclass whose fields are its settings; their types are checked, whoever sets them."""
+    return strict(dataclasses.dataclass(eq=False)(cls))
 
 
 class Sampler(ABC):
@@ -31,38 +41,43 @@ class Sampler(ABC):
     """
 
     method: ClassVar[str]
+    top: float | int | None
+    score: str
+    latents: Tensor | None = None
+    scores: Tensor | None = None
 
-    def __init__(self, top: float | None = None, score: str = "validation_accuracy"):
-        if top is not None and not 0 < top <= 1:
-            raise UserError(f"top is {top}; it must be a share above 0 and at most 1, such as 0.3.")
-        self.top = top
-        self.score = score
-        self.latents: Tensor | None = None
-        self.scores: Tensor | None = None
+    def __post_init__(self) -> None:
+        if self.top is not None and not 0 < self.top <= 1:
+            raise UserError(f"top is {self.top}; it must be a share above 0 and at most 1, such as 0.3.")
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments, as stored in `sampler_config.json`."""
-        return {"top": self.top, "score": self.score}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def fit(self, latents: Tensor, scores: Tensor | None = None) -> "Sampler":
         """Remember the latents.
 
         Args:
-            latents (`Tensor`): (rows, latent_size). Rows with NaN are dropped.
+            latents (`Tensor`): (rows, latent_size).
             scores (`Tensor`, *optional*): (rows,), higher is better; needed for `top`.
 
         Raises:
-            UserError: if nothing finite is left, or `top` is set and there are no scores.
+            UserError: if shapes do not fit, there is no row, a number is NaN or infinite, or `top` is set and there
+                are no scores.
         """
         if scores is None:
             if self.top is not None and self.top < 1:
                 raise UserError(f"top {self.top} selects by score, and no scores were given.")
             scores = torch.zeros(len(latents))
-        finite = torch.isfinite(latents).all(dim=1) & torch.isfinite(scores)
-        if not finite.any():
-            raise UserError(f"none of the {len(latents)} latents is finite.")
-        self.latents = latents[finite].detach().float().cpu().contiguous()
-        self.scores = scores[finite].detach().float().cpu().contiguous()
+        if latents.ndim != 2 or scores.shape != latents.shape[:1] or not latents.numel():
+            raise UserError(
+                f"latents have shape {list(latents.shape)} and scores {list(scores.shape)}; (rows, latent_size) and "
+                "(rows,) are needed, with one row or more."
+            )
+        if broken := int((~(torch.isfinite(latents).all(dim=1) & torch.isfinite(scores))).sum()):
+            raise UserError(f"{broken} of the {len(latents)} latents or their scores are NaN or infinite.")
+        self.latents = latents.detach().float().cpu().contiguous()
+        self.scores = scores.detach().float().cpu().contiguous()
         return self
 
     @property
@@ -83,10 +98,23 @@ class Sampler(ABC):
 
         Returns:
             `Tensor`: (num_samples, latent_size), float32.
+
+        Raises:
+            UserError: if the number is none that can be drawn, the generator is not on the CPU, or what was drawn is
+                not finite.
         """
-        if num_samples < 1:
-            raise UserError(f"num_models is {num_samples}; it must be at least 1.")
-        return self._sample(num_samples, generator)
+        whole = isinstance(num_samples, int) and not isinstance(num_samples, bool)
+        if not whole or not 1 <= num_samples <= LARGEST_NUMBER:
+            raise UserError(
+                f"num_models is {num_samples!r}; it must be a whole number, at least 1 and at most {LARGEST_NUMBER:,} "
+                "at a time."
+            )
+        if generator is not None and generator.device.type != "cpu":
+            raise UserError(f"the generator is on {generator.device}; networks are drawn on the CPU.")
+        samples = self._sample(num_samples, generator)
+        if not torch.isfinite(samples).all():
+            raise UserError(f"sampling with {self} gave NaN or infinite latents.")
+        return samples
 
     @abstractmethod
     def _sample(self, num_samples: int, generator: torch.Generator | None) -> Tensor: ...
@@ -106,17 +134,14 @@ def read_sampler(folder: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Settings, latents and scores that [`Sampler.save_pretrained`] wrote.
 
     Raises:
-        UserError: if a file is missing or damaged.
+        UserError: if a file is missing or damaged, or holds other tensors.
     """
     for name in (CONFIG_NAME, LATENTS_NAME):
         if not (folder / name).exists():
             raise UserError(f"{folder} holds no {name}: it is not a saved sampler.")
-    try:
-        config = json.loads((folder / CONFIG_NAME).read_text())
-        tensors = load_file(folder / LATENTS_NAME)
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise UserError(f"the sampler in {folder} is damaged: {error}.") from error
-    if "method" not in config:
+    config = read_json(folder / CONFIG_NAME)
+    if not isinstance(config.get("method"), str):
         raise UserError(f"{folder / CONFIG_NAME} names no method.")
     config.pop("hyperrep_version", None)
+    tensors = read_tensors(folder / LATENTS_NAME, {"latents": (None, None), "scores": (None,)})
     return config, tensors["latents"], tensors["scores"]

@@ -1,19 +1,20 @@
 """Kernel density estimation over latents (paper, S_KDE)."""
 
-import math
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .base import Sampler
+from .base import Sampler, settings_class
 
 
 KDE_VARIANTS = ("independent", "joint", "as_released")
+LARGEST_BANDWIDTH = 10
 
 
+@settings_class
 class KDESampler(Sampler):
     r"""
     A Gaussian kernel density, by scikit-learn, in one of three variants.
@@ -32,25 +33,22 @@ class KDESampler(Sampler):
         top, score: see [`Sampler`].
     """
 
-    method = "kde"
+    method: ClassVar[str] = "kde"
 
-    def __init__(
-        self,
-        variant: str = "independent",
-        bandwidth: float = 0.002,
-        top: float | None = 0.3,
-        score: str = "validation_accuracy",
-    ):
-        super().__init__(top, score)
-        if variant not in KDE_VARIANTS:
-            raise UserError(f"variant {variant!r} is unknown; choose from {', '.join(KDE_VARIANTS)}.")
-        if not 0 < bandwidth < math.inf:
-            raise UserError(f"bandwidth is {bandwidth}; it must be positive.")
-        self.variant = variant
-        self.bandwidth = bandwidth
+    variant: str = "independent"
+    bandwidth: float | int = 0.002
+    top: float | int | None = 0.3
+    score: str = "validation_accuracy"
 
-    def settings(self) -> dict[str, Any]:
-        return {"variant": self.variant, "bandwidth": self.bandwidth, **super().settings()}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant not in KDE_VARIANTS:
+            raise UserError(f"variant {self.variant!r} is unknown; choose from {', '.join(KDE_VARIANTS)}.")
+        if not 0 < self.bandwidth <= LARGEST_BANDWIDTH:
+            raise UserError(
+                f"bandwidth is {self.bandwidth}; it must be positive, and at most {LARGEST_BANDWIDTH}: latents lie "
+                "between -1 and 1."
+            )
 
     def _sample(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
         anchors = self.anchors.double().numpy()

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import construct
 from ..representation import HyperRepModel
 from ..representation.batched import encode_rows
 from ..zoo import ZooSplit
-from .base import Sampler, read_sampler
+from .base import CONFIG_NAME, Sampler, read_sampler
 from .kde import KDESampler
 from .uniform import UniformSampler
 
@@ -21,10 +22,15 @@ def load_sampler(folder: str | Path) -> Sampler:
     """The sampler that was saved in `folder`.
 
     Raises:
-        UserError: if files are missing or the method is unknown.
+        UserError: if files are missing or damaged, the method is unknown, or a setting is unknown or out of range.
     """
-    config, latents, scores = read_sampler(Path(folder))
-    return _sampler_class(config.pop("method"))(**config).fit(latents, scores)
+    folder = Path(folder)
+    config, latents, scores = read_sampler(folder)
+    try:
+        kind = _sampler_class(config.pop("method"))
+        return construct(kind, config, CONFIG_NAME).fit(latents, scores)
+    except UserError as error:
+        raise UserError(f"the sampler in {folder} cannot be used: {error}") from error
 
 
 def refit(sampler: Sampler, method: str | None = None, **settings: Any) -> Sampler:

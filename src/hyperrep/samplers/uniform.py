@@ -1,15 +1,21 @@
 """Uniform samples of latent space (paper, S_U): the floor that a density must beat."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from .base import Sampler
+from .base import Sampler, settings_class
 
 
+@settings_class
 class UniformSampler(Sampler):
     """Every latent dimension uniform in (-1, 1), the range of the bottleneck's tanh. Ignores where models lie."""
 
-    method = "uniform"
+    method: ClassVar[str] = "uniform"
+
+    top: float | int | None = None
+    score: str = "validation_accuracy"
 
     def _sample(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
         return torch.rand(num_samples, self.anchors.shape[1], generator=generator) * 2 - 1
