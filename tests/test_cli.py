@@ -3,15 +3,22 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+import yaml
 from datasets import Dataset, Features, Image
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image as PILImage
+from safetensors import SafetensorError
 
 import hyperrep_cli
+from hyperrep.errors import UserError
+from hyperrep.networks import SmallCNNForImageClassification
 from hyperrep.zoo import load_zoo, write_zoo
 
 
@@ -143,7 +150,7 @@ def test_mistakes_are_one_line_and_exit_code_2(hyperrep, capsys, tmp_path, digit
         f"sample {r} --variant independant --output out": "choose from independent",
         f"sample {r} --method kdee --output out": "did you mean 'kde'",
         f"sample {r} --output existing": "existing exists",
-        f"sample {r} --output existing --overwrite": "not overwritten",
+        f"sample {r} --output existing --overwrite": "was not written by hyperrep",
         "sample pickled --output out": "pytorch_model.bin but no model.safetensors",
         "sample cut --output out": "the weights in cut are damaged",
         "sample cnn --output out": "model_type is 'small_cnn'",
@@ -194,3 +201,153 @@ def test_the_story_by_commands(hyperrep, tmp_path):
     assert "S_KDE30" in (tmp_path / "model" / "README.md").read_text()
     settings = json.loads((tmp_path / "model" / "results" / "training.json").read_text())["settings"]
     assert (settings["model"]["hidden_size"], settings["epochs"]) == (8, [0, 1])
+
+
+def command(*arguments: object, **kwargs) -> subprocess.CompletedProcess:
+    """`hyperrep ...` in a process of its own."""
+    line = [sys.executable, "-m", "hyperrep_cli", *map(str, arguments)]
+    return subprocess.run(line, **{"capture_output": True, "text": True} | kwargs)
+
+
+def failing(error: BaseException):
+    def fail(*arguments, **kwargs):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/closed/x"), "/closed/x: Permission denied."),
+        (IsADirectoryError(21, "Is a directory", "x"), "x: Is a directory."),
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError(30, "Read-only file system", "x"), "x: Read-only file system."),
+        (OSError("in the words\nof a library"), "in the words of a library"),
+        (SafetensorError("header too small"), "a file cannot be read: header too small"),
+        (yaml.YAMLError("no"), "a file cannot be read: no"),
+        (pyarrow.ArrowInvalid("no magic bytes"), "a file cannot be read: no magic bytes"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
+        (OfflineModeIsEnabled("offline"), "not all of it is in the cache"),
+        (LocalEntryNotFoundError("none"), "not all of it is in the cache"),
+        (UserError("what and\nwhy"), "what and why"),
+    ],
+)
+def test_what_a_library_or_the_system_refuses_is_one_line(hyperrep, monkeypatch, error, said):
+    monkeypatch.setattr("hyperrep.HyperRepPipeline.from_pretrained", failing(error))
+    code, out, err = hyperrep("sample model --output out")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    code, _, err = hyperrep("--debug sample model --output out")
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_a_mistake_of_ours_shows_where_it_is(hyperrep, monkeypatch):
+    monkeypatch.setattr("hyperrep.HyperRepPipeline.from_pretrained", failing(KeyError("latents")))
+    code, _, err = hyperrep("sample model --output out")
+    assert code == 1
+    assert "KeyError: 'latents'" in err
+    assert err.splitlines()[-1].startswith("This is a mistake in hyperrep")
+
+
+def test_interrupted_by_the_keyboard(hyperrep, monkeypatch):
+    monkeypatch.setattr("hyperrep.HyperRepPipeline.from_pretrained", failing(KeyboardInterrupt()))
+    assert hyperrep("sample model --output out") == (130, "", "interrupted\n")
+
+
+def test_terminated_while_writing(hyperrep, monkeypatch, tmp_path, representation):
+    """SIGTERM in the middle of the second network: nothing is left, and what was there stays."""
+    assert hyperrep(f"sample {representation} --num-models 1 --output out")[0] == 0
+    before = sorted(tmp_path.rglob("*"))
+    write = SmallCNNForImageClassification.save_pretrained
+
+    def terminated(self, folder):
+        if Path(folder).name == "model-00001":
+            signal.raise_signal(signal.SIGTERM)
+        write(self, folder)
+
+    monkeypatch.setattr(SmallCNNForImageClassification, "save_pretrained", terminated)
+    for output in ("out --overwrite", "fresh"):
+        assert hyperrep(f"sample {representation} --num-models 2 --output {output}") == (143, "", "terminated\n")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--num-models -1",
+        "--num-models 1000000000000",
+        "--num-models 1e3",
+        "--num-models nan",
+        "--seed 18446744073709551616",
+        "--seed -9223372036854775809",
+        "--seed 1.5",
+        "--top nan",
+        "--top -0.1",
+        "--top inf",
+        "--bandwidth nan",
+        "--bandwidth inf",
+        "--bandwidth -1",
+        "--bandwidth 1e300",
+        "--network hidden_act=nosuch",
+        "--network nonsense",
+        "--network hidden_ac=relu",
+        "--network image_size=-1",
+        "--network hidden_sizes=3",
+        "--method",
+    ],
+)
+def test_options_out_of_range(hyperrep, tmp_path, representation, options):
+    code, _, err = hyperrep(f"sample {representation} --output out {options}")
+    assert code == 2, err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_output_is_looked_at_before_the_work(hyperrep, monkeypatch, tmp_path):
+    monkeypatch.setattr("hyperrep.HyperRepPipeline.from_pretrained", failing(AssertionError("too late")))
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "index.json").write_text("{}")
+    for output in ("web", "web --overwrite", "web/index.json"):
+        assert hyperrep(f"sample model --output {output}")[0] == 2
+
+
+def test_a_terminal_that_cannot_print_a_table(digits_zoo):
+    outcome = command("zoo", "info", digits_zoo, env=os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert outcome.returncode == 0, outcome.stderr
+    assert "checkpoints: train" in outcome.stdout
+
+
+def test_a_reader_that_goes_away(digits_zoo):
+    line = f"{sys.executable} -m hyperrep_cli zoo info {digits_zoo}"
+    outcome = subprocess.run(["bash", "-c", f"{line} | head -c 1; {line} >&-"], capture_output=True, text=True)
+    assert "Traceback" not in outcome.stderr
+    assert "BrokenPipe" not in outcome.stderr
+
+
+def test_the_environment_is_told_and_nothing_private(tmp_path):
+    secrets = {"HF_TOKEN": "hf_secret", "HOME": str(tmp_path), "USER": "somebody"}
+    outcome = command("env", "--json", env=os.environ | secrets)
+    described = json.loads(outcome.stdout)
+    assert {"python", "hyperrep", "torch", "device", "threads", "native engine"} <= set(described)
+    assert not [secret for secret in secrets.values() if secret in outcome.stdout]
+
+
+def test_quiet_and_verbose(representation, tmp_path):
+    """Without a home, a terminal, or standard input; a bar for nothing."""
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    arguments = ["sample", representation, "--num-models", 1, "--output", tmp_path / "out"]
+    outcome = command("-q", *arguments, env=environment, stdin=subprocess.DEVNULL)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout == f"1 networks in {tmp_path / 'out'}\n"
+
+
+def test_warnings_made_errors_meet_none_of_ours(representation, tmp_path):
+    line = [sys.executable, "-W", "error:::hyperrep", "-m", "hyperrep_cli", "sample", str(representation)]
+    outcome = subprocess.run([*line, "--output", str(tmp_path / "out")], capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr

@@ -1,5 +1,6 @@
 """The pipeline: a representation and a sampler in, new networks out."""
 
+import difflib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -343,8 +344,18 @@ class HyperRepPipeline:
             "hyperrep_version": __version__,
         }
         layout = WeightLayout.from_list(config.layout)
-        networks = {**(config.network or {}), **(network or {})} or None
+        networks = {**(config.network or {}), **_known(network or {}, config.network or {})} or None
         return WeightGenerationOutput(weights, latents, layout, networks, config.image_processor, made_by)
+
+
+def _known(told: Mapping[str, Any], network: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a user says of the networks, if their configuration knows it: it would take anything."""
+    if told and "model_type" in network:
+        known = AutoConfig.for_model(network["model_type"]).to_dict()
+        if unknown := [key for key in told if key not in known]:
+            nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)[0]
+            raise UserError(f"{network['model_type']} networks have no {unknown[0]!r}; did you mean {nearest!r}?")
+    return told
 
 
 def _check_width(model: HyperRepModel, sampler: Sampler) -> None:

@@ -4,15 +4,21 @@ It lives beside the package, not in it: `import hyperrep` registers the Auto cla
 costs, but `hyperrep --help` should answer at once. Every command imports what it needs in its own body.
 """
 
+import io
 import logging
 import os
+import signal
 import sys
+import traceback
+import warnings
 from typing import Annotated
 
 import typer
 
 from . import evaluate, zoo
 from .commands import OVERRIDABLE, card, push, sample, tell_once, train_representation
+from .environment import environment
+from .errors import sentence
 
 
 # Threads that wait for one another sleep, where OpenMP lets them spin: on a busy machine they spin in the place of the
@@ -32,6 +38,7 @@ app.command()(sample)
 app.add_typer(evaluate.app, name="evaluate")
 app.command()(card)
 app.command()(push)
+app.command("env")(environment)
 
 
 def _print_version(value: bool) -> None:
@@ -42,25 +49,71 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
+# what turns off the bars and the chatter of the libraries; they read it when they are imported, in a command's body
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+}
+
+_debugging = False
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no warnings, only results.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="HYPERREP_DEBUG", help="Show where in the code an error came from.")
+    ] = False,
 ) -> None:
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
+    if quiet:
+        os.environ.update(QUIET)
+    if not verbose and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries, for programmers
+    global _debugging
+    _debugging = debug
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one line on standard error and exit code 2."""
+    """Run the command. A mistake of the user's, and what a library or the system refuses, is one line on standard
+    error and exit code 2; a mistake of ours shows where it happened. Ctrl-C gives 130 and SIGTERM 143, after what was
+    half-written has been removed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± must not lose the work of hours
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
+    except SystemExit as stop:
+        if said := {130: "interrupted", 143: "terminated"}.get(stop.code):  # type: ignore[arg-type]
+            typer.echo(said, err=True)
+        raise
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
     except Exception as error:
-        # imported late, and only when something went wrong: it pulls in nothing but the exception
-        if "hyperrep.errors" in sys.modules and isinstance(error, sys.modules["hyperrep.errors"].UserError):
-            tell_once(f"error: {error}")
-            sys.exit(2)
-        raise
+        line = sentence(error)
+        if line is None or _debugging:
+            traceback.print_exc()
+        if line is None:
+            typer.echo("This is a mistake in hyperrep: please report the lines above, and `hyperrep env`.", err=True)
+            sys.exit(1)
+        tell_once(f"error: {line}")
+        sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> None:
+    """End as Ctrl-C does, so that what is half-written is removed; once, and not again while that is done."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)

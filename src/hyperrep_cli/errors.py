@@ -1,7 +1,6 @@
 """What the libraries below us raise, as one line that a user can act on."""
 
 import errno
-import sys
 
 
 DAMAGED = {  # errors about what a file holds, by library and class
@@ -13,6 +12,7 @@ DAMAGED = {  # errors about what a file holds, by library and class
     ("datasets", "DatasetGenerationError"),
     ("PIL", "UnidentifiedImageError"),
 }
+HUB = {("huggingface_hub", name) for name in ("HfHubHTTPError", "EntryNotFoundError", "OfflineModeIsEnabled")}
 OUT_OF_MEMORY = ("not enough memory", "out of memory", "allocate memory", "Unable to allocate")
 
 
@@ -26,9 +26,7 @@ def sentence(error: BaseException) -> str | None:
         return "out of memory; try fewer networks, a smaller batch or a smaller model."
     if ("huggingface_hub", "StrictDataclassError") in kinds:
         return " ".join(str(error.__cause__ or error).split())
-    if kinds & {("huggingface_hub", "HfHubHTTPError"), ("huggingface_hub", "EntryNotFoundError")} or any(
-        library.startswith("httpx") for library, _ in kinds
-    ):
+    if kinds & HUB or any(library.startswith("httpx") for library, _ in kinds):
         from hyperrep.hub import hub_reason
 
         return f"the Hub gave nothing: {hub_reason(error)}."
@@ -45,12 +43,3 @@ def _of_the_system(error: OSError, text: str) -> str:
     if error.errno is None or error.strerror is None:  # raised by a library, in its own words
         return text or type(error).__name__
     return f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror}."
-
-
-def exit_with(error: BaseException, debug: bool) -> None:
-    """Say what went wrong on standard error and exit: with 2, if a line says it; else with a traceback."""
-    line = sentence(error)
-    if line is None or debug:
-        raise error
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
