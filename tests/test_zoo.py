@@ -21,7 +21,8 @@ from hyperrep.networks import SmallCNNForImageClassification, SmallCNNImageProce
 from hyperrep.population.loop import LoopEngine
 from hyperrep.weights import WeightLayout
 from hyperrep.zoo import PROTOCOLS, Zoo, build_zoo, get_protocol, load_zoo, zoo_images
-from hyperrep.zoo.settings import SPLITS, split_models
+from hyperrep.zoo.config import listed
+from hyperrep.zoo.settings import SPLITS, parse_epochs, split_models
 from hyperrep.zoo.split import METRICS
 
 
@@ -275,6 +276,34 @@ def test_settings_are_checked():
         settings(keep_epochs=(1, 3))
     assert settings().keep_epochs == (0, 1, 2)
     assert list(settings(first_seed=7).seeds) == [7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"models": value} for value in (-1, 10**9, 10**30, 5.0, True, float("nan"))),
+        *({"epochs": value} for value in (10**9, 1.5, None)),
+        *({"first_seed": value} for value in (-1, 2**31, 2**63, 0.5)),
+        *({"test_epochs": value} for value in (10**9, "9")),
+        *({"keep_epochs": value} for value in ((-1,), (10**9,), ("1",), (0.5,))),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes):
+    (name,) = changes
+    with pytest.raises(UserError, match=name):
+        settings(**changes)
+
+
+@pytest.mark.parametrize("text", ["", "x", "5-1", "1-", "-1", "1,,2", "٣", "1.5", "0-999999999", "1e3", "nan"])
+def test_epochs_that_are_no_list(text):
+    with pytest.raises(UserError, match="are not a list such as"):
+        parse_epochs(text)
+
+
+def test_epochs_are_read_as_they_are_printed():
+    for epochs in ([0, 1, 5, 21, 22, 23, 24, 25, 50], [0], list(range(26)), [1, 2, 4, 5]):
+        assert list(parse_epochs(listed(epochs))) == epochs
+    assert listed([0, 1, 5, 21, 22, 23]) == "0,1,5,21-23"
 
 
 def test_a_protocol_must_fit_the_images(images, tmp_path):

@@ -16,6 +16,7 @@ import datasets
 import pytest
 import torch
 from launch import Processes
+from safetensors.torch import load_file, save_file
 from small_zoo import MAX_IMAGES, MODELS, Interrupting, contents, digits, settings
 
 from hyperrep.errors import UserError
@@ -219,12 +220,61 @@ def test_overwrite_deletes_an_unfinished_build(images, folder, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["overwrite", "resume"])
-def test_a_folder_that_is_no_zoo_is_never_touched(flag, images, tmp_path):
-    (tmp_path / "README.md").write_text("my thesis")
+@pytest.mark.parametrize("name", ["README.md", "index.json", ".build/debug", "train-00000-of-00001.parquet"])
+def test_a_folder_that_is_no_zoo_is_never_touched(name, flag, images, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("years of work")
     before = contents(tmp_path)
     with pytest.raises(UserError, match="was not written by hyperrep"):
-        build_zoo(settings(), images, LoopEngine(), tmp_path, **{flag: True})
+        build_zoo(settings(), images, Interrupting(calls=1), tmp_path, **{flag: True})
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "images/train.parquet", "README.md"])
+def test_overwrite_refuses_a_zoo_with_files_of_the_users(name, images, folder, tmp_path):
+    output = shutil.copytree(folder, tmp_path / "small")
+    (output / name).parent.mkdir(exist_ok=True)
+    (output / name).write_text("years of work")
+    before = contents(output)
+    with pytest.raises(UserError, match=f"was changed since: {name}"):
+        build_zoo(settings(first_seed=9), images, Interrupting(calls=1), output, overwrite=True)
+    assert contents(output) == before
+
+
+def test_a_readme_of_the_users_is_noticed_before_training_goes_on(images, tmp_path):
+    output = tmp_path / "small"
+    with pytest.raises(KeyboardInterrupt):
+        build_zoo(settings(), images, Interrupting(calls=1), output)
+    (output / "README.md").write_text("mine")
+    with pytest.raises(UserError, match=r"README\.md was not written by hyperrep"):
+        build_zoo(settings(), images, Interrupting(calls=1), output, resume=True)
+    assert (output / "README.md").read_text() == "mine"
+
+
+def test_two_builds_into_one_folder(images, tmp_path):
+    output = tmp_path / "small"
+
+    class Second(LoopEngine):
+        def train_epoch(self, population, images_, labels, order):
+            build_zoo(settings(), images, LoopEngine(), output, resume=True)
+
+    with pytest.raises(UserError, match="another run is writing"):
+        build_zoo(settings(), images, Second(), output)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_another_version_is_a_warning(complete, images, folder, tmp_path, caplog):
+    output = tmp_path / "small"
+    if complete:
+        shutil.copytree(folder, output)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            build_zoo(settings(), images, Interrupting(calls=1), output)
+    path = output / ("zoo_config.json" if complete else ".build/settings.json")
+    path.write_text(path.read_text().replace(torch.__version__, "1.0"))
+    with caplog.at_level(logging.WARNING):
+        build_zoo(settings(), images, LoopEngine(), output, resume=True)
+    assert "begun with torch 1.0" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -336,13 +386,29 @@ def test_twenty_kills_at_random_moments_change_no_byte(tmp_path):
 # ------------------------------------------------------------------------------------------------ what goes wrong
 
 
-def test_a_shard_that_was_cut_short_is_trained_again(images, folder, monkeypatch, tmp_path, caplog):
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def of_another_network(path: Path) -> None:
+    tensors = load_file(path)
+    save_file(tensors | {"weights": tensors["weights"][..., :-1].contiguous()}, path)
+
+
+def without_a_metric(path: Path) -> None:
+    tensors = load_file(path)
+    del tensors["test_loss"]
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("damage", [cut_short, of_another_network, without_a_metric])
+def test_a_shard_that_is_damaged_is_trained_again(damage, images, folder, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(LoopEngine, "models_at_once", 2)
     output = tmp_path / "small"
     with pytest.raises(KeyboardInterrupt):
         build_zoo(settings(), images, Interrupting(calls=5), output)  # two shards are there
     shard = output / ".build" / "shard-00001.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-100])
+    damage(shard)
     engine = Interrupting()
     with caplog.at_level(logging.WARNING):
         build_zoo(settings(), images, engine, output, resume=True)
@@ -382,6 +448,16 @@ def test_a_disk_that_is_too_small_is_noticed_before_training(images, monkeypatch
     with pytest.raises(UserError, match=r"takes 0\.3 MB while it is built, .* has 0\.0 MB left"):
         build_zoo(settings(), images, Interrupting(calls=1), tmp_path / "small")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_overwriting_frees_is_room(images, folder, monkeypatch, tmp_path):
+    output = shutil.copytree(folder, tmp_path / "small")
+    free = 2 * 4 * 2464 * 15 - 100_000  # of 5 models at 3 epochs; the zoo that goes has more than the rest
+    monkeypatch.setattr(zoo_build.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(UserError, match="while it is built"):
+        build_zoo(settings(), images, Interrupting(calls=1), tmp_path / "other")
+    build_zoo(settings(), images, LoopEngine(), output, overwrite=True)
+    assert contents(output) == contents(folder)
 
 
 # --------------------------------------------------------------------------------- longer training of the test split

@@ -109,22 +109,20 @@ def sample(
 
 def card(
     folder: Annotated[Path, typer.Argument(help="Local folder of a representation or a zoo.")],
-    repo: Annotated[str, typer.Option(help="Hub id the card's examples name.")] = "org/hyperrep",
+    repo: Annotated[str | None, typer.Option(help="Hub id the card's examples name.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="File to write, of a representation. Default: README.md of the folder.")
     ] = None,
 ) -> None:
     """Write the card, README.md, from the results files or the zoo's data."""
     if (folder / "zoo_config.json").exists():
-        from hyperrep.zoo import load_zoo
-        from hyperrep.zoo.card import write_card
+        from hyperrep.zoo import write_zoo_card
 
-        zoo = load_zoo(folder)
-        typer.echo(f"wrote {write_card(folder, zoo.config, zoo.splits)}")
+        typer.echo(f"wrote {write_zoo_card(folder, repo)}")
     else:
         from hyperrep.cards import write_model_card
 
-        typer.echo(f"wrote {write_model_card(folder, repo, output)}")
+        typer.echo(f"wrote {write_model_card(folder, repo or 'org/hyperrep', output)}")
 
 
 def push(

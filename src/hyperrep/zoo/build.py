@@ -21,6 +21,7 @@ from ..images import PREPROCESSING, ImageData
 from ..population import Engine
 from ..population.vmap import VmapEngine
 from ..version import __version__
+from .card import CARD_FILES
 from .config import CONFIG_NAME, ZooConfig, layout_of
 from .dataset import load_config, write_into
 from .protocol import Protocol
@@ -107,6 +108,7 @@ def _claimed(output: Path, asked: dict[str, Any], shard_size: int, mode: Mode) -
                 folder.clear()
             begun = json.dumps(asked | {"shard_size": shard_size}, indent=2)
             folder.write(SETTINGS_NAME, lambda path: path.write_text(begun), working=True)
+        folder.check_replaceable(CONFIG_NAME, *CARD_FILES)  # and not only when all is trained
         yield folder
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from .config import ZooConfig
+from .config import ZooConfig, listed
 from .split import ZooSplit
 
 
+CARD_FILES = ("README.md", "accuracy.png", "results/accuracy.jsonl")
 TAGS = ["model-zoo", "weight-space-learning", "hyper-representation"]
 
 TRAINING_IMAGES = {
@@ -196,7 +197,7 @@ def _command(config: ZooConfig) -> str:
     if test_epochs > last:
         parts.append(f"--test-epochs {test_epochs}")
     if len(config.epochs) <= test_epochs:
-        parts.append(f"--keep-epochs {','.join(map(str, config.epochs))}")
+        parts.append(f"--keep-epochs {listed(config.epochs)}")
     if (first_seed := protocol.get("first_seed", 1)) != 1:
         parts.append(f"--first-seed {first_seed}")
     return " ".join([*parts, f"--output cnn-zoo-{protocol['name']}"])

@@ -88,7 +88,7 @@ class ZooConfig:
         kind = self.network.get("model_type", "unknown")
         return (
             f"ZooConfig({self.num_models:,} networks of type {kind} with {self.weight_layout().num_params:,} "
-            f"parameters, epochs {_listed(self.epochs)}, images {self.images.get('name')!r})"
+            f"parameters, epochs {listed(self.epochs)}, images {self.images.get('name')!r})"
         )
 
     def weight_layout(self) -> WeightLayout:
@@ -191,12 +191,12 @@ def _check_mapping(name: str, values: Any, kind: type) -> None:
             raise UserError(f"{name} has {key} {value!r}; {kind.__name__} is needed.")
 
 
-def _listed(epochs: list[int]) -> str:
-    """`0, 1, 21-25`."""
+def listed(epochs: list[int]) -> str:
+    """`0,1,21-25`, as `--keep-epochs` takes them."""
     runs: list[list[int]] = []
     for epoch in epochs:
         if runs and epoch == runs[-1][-1] + 1:
             runs[-1].append(epoch)
         else:
             runs.append([epoch])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
