@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint types benchmark clean
+.PHONY: setup demo test test-machines lint types benchmark clean
 
 setup: $(STAMP)
 
@@ -28,9 +28,13 @@ types: setup
 test: lint types
 	$(BIN)/pytest -m 'not slow'
 
+test-machines: setup  ## the tests as other processors would run them, one after the other
+	scripts/check_machines.sh
+
 benchmark: setup
 	$(BIN)/python benchmarks/population.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/busy.py
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache

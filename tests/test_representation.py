@@ -198,7 +198,8 @@ def test_every_parameter_and_buffer_survives_saving(tmp_path, auto):
         assert all(torch.equal(before[name], after[name]) for name in before)
     assert {"layer_mean", "layer_std"} <= dict(loaded.named_buffers()).keys()
     weights = some_weights(2)
-    assert torch.equal(loaded(weights).reconstruction, model(weights).reconstruction)
+    # the loaded parameters lie elsewhere in memory, and some processors' matrix products then round another way
+    torch.testing.assert_close(loaded(weights).reconstruction, model(weights).reconstruction)
 
 
 def test_config_survives_saving(tmp_path):
