@@ -60,7 +60,8 @@ def train(
 
     Beside the model stand `sampler/` (independent KDE over the latents of the best 30 %), `training_log.jsonl` (one
     line an epoch), `results/training.json` (what is returned) and, until the run is complete, `checkpoints/`. A run
-    that was killed goes on from there with `resume`, and ends with the same bytes as one that was left alone.
+    that was killed goes on from there with `resume`, and ends with the same bytes as one that was left alone (on
+    the same machine, with as many threads).
 
     Args:
         config ([`TrainingConfig`])

@@ -48,7 +48,8 @@ def build_zoo(
     """Train a zoo and write it to `output`.
 
     Finished shards wait in `output/.build`; a build that was interrupted goes on from them with `resume`, and gives
-    the same bytes as one that was left alone, whatever the number of processes before and after.
+    the same bytes as one that was left alone, whatever the number of processes before and after (on
+    the same kind of processor; with another engine than the native one, also with as many threads).
 
     Args:
         settings ([`ZooSettings`]), images ([`ImageData`]), engine ([`Engine`])
