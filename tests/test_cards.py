@@ -83,7 +83,7 @@ def test_the_metadata_is_yaml_that_the_hub_reads(folder):
     stored = {row.epoch: row.mean for row in rows() if row.what == "test_accuracy" and row.method == "S_KDE30"}
     values = {result["dataset"]["config"]: result["metrics"][0]["value"] for result in entry["results"]}
     assert values == {
-        f"S_KDE30 independent, {epoch} epochs of fine-tuning": pytest.approx(stored[epoch], abs=5e-5)
+        f"S_KDE30 independent, epoch {epoch} of fine-tuning": pytest.approx(stored[epoch], abs=5e-5)
         for epoch in (0, 1)
     }
     assert all(result["dataset"]["name"] == "digits" for result in entry["results"])
@@ -139,7 +139,7 @@ def leaves(values: dict, path: str = "") -> dict[str, object]:
     found = {}
     for key, value in values.items():
         name = f"{path} {key}".strip()
-        found |= leaves(value, name) if isinstance(value, dict) else {name: value}
+        found |= leaves(value, name) if isinstance(value, dict) and "mean" not in value else {name: value}
     return found
 
 
@@ -159,6 +159,9 @@ def test_settings_and_training_are_as_recorded(folder):
     assert measures[0] == ["measure", "training networks", "validation networks", "test networks"]
     (line,) = [line for line in measures if line[0] == "reconstruction_loss"]
     assert line[1:] == [f"{recorded[split]['reconstruction_loss']:.4g}" for split in splits]
+    (line,) = [line for line in measures if line[0] == "accuracy original"]
+    accuracy = recorded["test"]["accuracy"]["original"]
+    assert line[3] == f"{accuracy['mean']:.4g} ± {accuracy['std']:.4g} (n {accuracy['n']})"
     text = (folder / "README.md").read_text()
     assert max(map(len, text.splitlines())) < 400
     assert f"(50, {config['latent_size']})" in text

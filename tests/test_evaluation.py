@@ -1,10 +1,10 @@
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from torch.testing import assert_close
 
 from hyperrep import HyperRepConfig, HyperRepModel, load_zoo
@@ -295,7 +295,9 @@ def test_a_damaged_result_file_is_named_with_its_line(tmp_path, line, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "model_cards").glob("hyperrep-*/results/*.jsonl")), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "model_cards").glob("hyperrep-*/results/*.jsonl")), ids=str
+)
 def test_the_projects_own_results_can_be_read(path):
     rows = read_results(path)
     assert rows

@@ -241,7 +241,7 @@ def _eval_results(rows: Sequence[ResultRow]) -> list[EvalResult]:
     results = []
     for row in rows:
         if row.what == "test_accuracy" and row.method.startswith(("S_KDE", "S_stored")) and row.epoch in (0, 1):
-            population = f"{row.method} {row.variant}, {row.epoch} epochs of fine-tuning"
+            population = f"{row.method} {row.variant}, epoch {row.epoch} of fine-tuning"
             results.append(
                 EvalResult(
                     task_type="image-classification",
@@ -275,11 +275,11 @@ def _training(training: dict[str, Any]) -> str:
         measures = {split: dict(_flat(training[split])) for split in splits}
         names = list(dict.fromkeys(name for split in splits for name in measures[split]))
         lines = [[name, *(measures[split].get(name, "") for split in splits)] for name in names]
-        parts.append(
-            "Networks that the representation reconstructs, training and validation networks run on validation "
-            "images, test networks on test images:\n\n"
-            + markdown_table(["measure", *(SPLITS[split] for split in splits)], lines)
-        )
+        parts += [
+            "Networks that the representation reconstructs; training and validation networks answer validation\n"
+            "images, test networks test images:",
+            markdown_table(["measure", *(SPLITS[split] for split in splits)], lines),
+        ]
     parts.append(_table({name: value for name, value in training.items() if name not in {*splits, "settings"}}))
     if training.get("settings"):
         parts.append(_details("All settings of the training", _table({"": training["settings"]})))
@@ -287,10 +287,12 @@ def _training(training: dict[str, Any]) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every setting, named by its path."""
+    """Every setting, named by its path; a mean, its spread and its number are one."""
     for key, value in values.items():
         name = f"{prefix} {key}".strip()
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value.keys() == {"mean", "std", "n"}:
+            yield name, f"{_plain(value['mean'])} ± {_plain(value['std'])} (n {_plain(value['n'])})"
+        elif isinstance(value, dict):
             yield from _flat(value, name)
         else:
             yield name, _plain(value)
@@ -364,7 +366,9 @@ def _made_by(rows: Sequence[ResultRow]) -> str:
     first, *others = drawn.values()
     shared = {name: value for name, value in first.items() if all(o.get(name) == value for o in others)}
     own = {
-        f"{method} {variant}": ", ".join(f"{name} {value}" for name, value in values.items() if name not in shared)
+        f"{method} {variant}": ", ".join(
+            f"{name.removeprefix('sampling ')} {value}" for name, value in values.items() if name not in shared
+        )
         for (method, variant), values in drawn.items()
     }
     return "\n" + _details("All settings of the evaluation", _table(shared | own)) + "\n"

@@ -109,15 +109,18 @@ def sample(
 
 def card(
     folder: Annotated[Path, typer.Argument(help="Local folder of a representation or a zoo.")],
-    repo: Annotated[str | None, typer.Option(help="Hub id the card's examples name.")] = None,
+    repo: Annotated[str | None, typer.Option(help="Hub id the card's examples name. Default: org/...")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="File to write, of a representation. Default: README.md of the folder.")
+        Path | None, typer.Option(help="New file for the card of a representation. Default: README.md of the folder.")
     ] = None,
 ) -> None:
-    """Write the card, README.md, from the results files or the zoo's data."""
+    """Write the card, README.md, from the results files or the zoo's data; one that you have changed is kept."""
     if (folder / "zoo_config.json").exists():
+        from hyperrep.errors import UserError
         from hyperrep.zoo import write_zoo_card
 
+        if output is not None:
+            raise UserError(f"{folder} is a zoo, whose card goes into it with its plot; leave out --output.")
         typer.echo(f"wrote {write_zoo_card(folder, repo)}")
     else:
         from hyperrep.cards import write_model_card

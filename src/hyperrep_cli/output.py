@@ -32,13 +32,13 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
             cell = cell.replace(character, replacement)
         return cell
 
-    table = Table(title=text(title))
+    table = Table()
     for name in header:
         words = name in ("method", "variant", "ingredients")
         table.add_column(text(name), justify="left" if words else "right", no_wrap=True)
     for line in lines:
         table.add_row(*map(text, line))
-    show(table)
+    show(f"\n{text(title)}", table)
 
 
 def show(*parts: Any) -> None:

@@ -143,8 +143,9 @@ def _print_info(path: str | Path, as_json: bool = False) -> None:
         return
 
     from rich.bar import Bar
-    from rich.console import Console
     from rich.table import Table
+
+    from .output import show
 
     table = Table(
         title=f"{path}: {config.num_models:,} models of {config.weight_layout().num_params:,} parameters, "
@@ -157,6 +158,4 @@ def _print_info(path: str | Path, as_json: bool = False) -> None:
         reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
         bar = Bar(size=100, begin=0, end=mean, width=30)
         table.add_row(str(epoch), f"{mean:.1f} ± {std:.1f}", str(count), reference, bar)
-    console = Console()
-    console.print(table)
-    console.print("checkpoints: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()))
+    show(table, "checkpoints: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()))

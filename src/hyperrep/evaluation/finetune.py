@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import UserError
+from ..files import construct
 from ..images import ImageData
 from ..networks import SmallCNNConfig
 from ..population import Engine, Recipe, train_population
@@ -80,10 +81,12 @@ def evaluate_finetune(
             memory, or decoded networks are not finite.
     """
     check_belongs(model, zoo, sampler, source)
-    network, recipe = zoo.config.network_config(), Recipe(**zoo.config.protocol["recipe"])
+    network, recipe = zoo.config.network_config(), construct(Recipe, zoo.config.protocol["recipe"], f"zoo {zoo.name}")
     check_memory(model, images, settings)
     seen = Filter.of(model, zoo)
     training, held_out = (seen.rows(zoo, split) for split in ("train", "test"))
+    if not torch.isfinite(training.metrics["validation_accuracy"]).any():
+        raise UserError(f"zoo {zoo.name} has no validation accuracies, by which the best are chosen.")
     digest = TrainingData.from_zoo(zoo, seen.epochs, seen.weight_threshold).digest
     recorded = (model.config.zoo or {}).get("sha256")
     if recorded not in (None, digest):
@@ -194,8 +197,8 @@ def _zoo_rows(
     )
     fields = fields | {"method": "zoo", "variant": "best training models", "epoch": 0, "seconds": 0.0}
     fields |= {"settings": fields["settings"] | {"top": settings.top}}
-    if len(chosen) > 1:
-        similarity = nearest_similarity(predictions[chosen], None, images.test.labels)
+    similarity = nearest_similarity(predictions[chosen], None, images.test.labels)
+    if len(similarity):
         yield ResultRow.of(similarity, what="nearest_sample_similarity", **fields)
     yield _vote_row(vote_accuracy(predictions[chosen], images.test.labels), len(chosen), fields)
 
@@ -226,12 +229,11 @@ def _finetune(
     labels = images.test.labels
     predictions = engine.evaluate(network, weights, images.test.pixels, labels, predictions=True).predictions
     assert predictions is not None
-    siblings = nearest_similarity(predictions, None, labels).tolist() if len(weights) > 1 else []
     return Outcome(
         settings=record,
         test_accuracy=accuracy,
         nearest_training_similarity=nearest_similarity(predictions, training_predictions, labels).tolist(),
-        nearest_sample_similarity=siblings,
+        nearest_sample_similarity=nearest_similarity(predictions, None, labels).tolist(),
         ensemble_accuracy=vote_accuracy(predictions, labels),
         seconds=time.perf_counter() - start,
     )
