@@ -1,14 +1,17 @@
 """The hyper-representation as a transformers model: tokens, shapes, saving and loading, and what is refused."""
 
+import inspect
 import json
 import re
 
+import accelerate
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tiny_zoo import tiny_layout
 from transformers import AutoConfig, AutoModel
 
-from hyperrep.representation import HyperRepConfig, HyperRepModel
+from hyperrep.representation import HyperRepConfig, HyperRepModel, HyperRepOutput
 from hyperrep.representation.blocks import quick_dropout
 from hyperrep.representation.modeling_hyperrep import HyperRepTokenEmbeddings, HyperRepTokenOutputs
 
@@ -114,7 +117,6 @@ def test_shapes_and_ranges():
     recorded = model(weights, output_hidden_states=True)
     assert recorded.contrastive_loss is None
     torch.testing.assert_close(recorded.loss, recorded.reconstruction_loss)
-    assert len(recorded.hidden_states) > 2
     assert isinstance(model(weights, return_dict=False), tuple)
 
 
@@ -145,10 +147,59 @@ def test_eager_and_sdpa_attention_agree():
     eager = model(weights, output_attentions=True)
     torch.testing.assert_close(eager.reconstruction, expected.reconstruction)
     tokens = model.config.num_tokens
-    encoder, last, *decoder = [tuple(attention.shape) for attention in eager.attentions]
-    assert encoder == (5, 2, tokens + 1, tokens + 1)
+    first, last = [tuple(attention.shape) for attention in eager.encoder_attentions]
+    assert first == (5, 2, tokens + 1, tokens + 1)
     assert last == (5, 2, 1, tokens + 1)  # only the compression token asks
-    assert decoder == [(5, 2, tokens, tokens)] * 2
+    assert [tuple(attention.shape) for attention in eager.decoder_attentions] == [(5, 2, tokens, tokens)] * 2
+    assert expected.encoder_attentions is expected.decoder_hidden_states is None
+
+
+@pytest.mark.parametrize("latents_per", ["network", "neuron"])
+def test_hidden_states_are_those_of_their_half(latents_per):
+    model = tiny_model(latents_per=latents_per)
+    model.config.output_hidden_states = True
+    output = model(some_weights(5))
+    for states in (output.encoder_hidden_states, output.decoder_hidden_states):
+        assert len(states) == 1 + model.config.num_hidden_layers
+    encoder, decoder = model.encoder, model.decoder
+    for i, layer in enumerate(decoder.layers):
+        torch.testing.assert_close(layer(output.decoder_hidden_states[i]), output.decoder_hidden_states[i + 1])
+    torch.testing.assert_close(decoder.outputs(output.decoder_hidden_states[-1]), output.reconstruction)
+    torch.testing.assert_close(encoder.layers[0](output.encoder_hidden_states[0]), output.encoder_hidden_states[1])
+    latents = encoder.bottleneck(output.encoder_hidden_states[-1]).flatten(1).tanh()
+    torch.testing.assert_close(latents, output.latents)
+    some = model(some_weights(5), output_hidden_states=[-1])
+    assert some.encoder_hidden_states[:-1] == (None, None)
+    torch.testing.assert_close(some.decoder_hidden_states[-1], output.decoder_hidden_states[-1])
+
+
+@pytest.mark.parametrize("how", ["cpu_offload", "disk_offload", "device_map"])
+def test_offloaded_models_do_the_same(tmp_path, how):
+    settings = {"aligned": True, "standardize_weights": True}
+    model, weights = tiny_model(**settings), some_weights(3)
+    model.reference.copy_(some_weights(1, seed=5)[0])
+    model.save_pretrained(tmp_path)
+    if how == "device_map":
+        device_map = {"encoder": "disk", "decoder": "cpu", "projection_head": "disk"}
+        device_map |= dict.fromkeys(["layer_mean", "layer_std", "reference"], "cpu")
+        other = HyperRepModel.from_pretrained(tmp_path, device_map=device_map, offload_folder=tmp_path / "offload")
+    else:
+        other = HyperRepModel.from_pretrained(tmp_path)
+        folder = [tmp_path / "offload"] if how == "disk_offload" else []
+        getattr(accelerate, how)(other, *folder, execution_device=torch.device("cpu"))
+    assert other.encoder.position_embeddings.weight.is_meta
+    torch.testing.assert_close(other(weights).reconstruction, model(weights).reconstruction)
+    torch.testing.assert_close(other.decode(other.encode(weights)), model.decode(model.encode(weights)))
+
+
+def test_only_what_is_there_stays_float32():
+    assert tiny_model()._keep_in_fp32_modules_strict == {"layer_mean", "layer_std"}
+    assert tiny_model(aligned=True)._keep_in_fp32_modules_strict == {"layer_mean", "layer_std", "reference"}
+
+
+def test_what_comes_back_is_known_to_type_checkers():
+    assert inspect.signature(HyperRepModel.forward).return_annotation is HyperRepOutput
+    assert inspect.signature(HyperRepModel.from_pretrained).return_annotation == "HyperRepModel"
 
 
 def test_of_the_last_encoder_block_only_the_compression_token_matters():
@@ -275,19 +326,6 @@ def test_gradient_checkpointing_changes_no_gradient():
         torch.testing.assert_close(with_, without)
 
 
-def test_a_pickle_is_refused_with_one_clear_message(tmp_path):
-    model = tiny_model()
-    model.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    for load in (HyperRepModel.from_pretrained, AutoModel.from_pretrained):
-        with pytest.raises(OSError, match=r"holds pytorch_model.bin but no model.safetensors") as error:
-            load(tmp_path)
-        assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="use_safetensors=False"):
-        HyperRepModel.from_pretrained(tmp_path, use_safetensors=False)
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -296,12 +334,72 @@ def test_a_pickle_is_refused_with_one_clear_message(tmp_path):
         ({"contrast": "simclr"}, "'simclr' is unknown; choose from nt_xent, positive"),
         ({"layout": [["a.bias", [3]]]}, "'a.bias' of shape .* is neither a weight nor the bias"),
         ({"layout": []}, "layout is empty"),
+        ({"layout": [["a.weight", [3, -5]]]}, "is no name with a shape"),
+        ({"layout": [["a.weight", [0, 5]]]}, "is no name with a shape"),
+        ({"layout": [["a.weight", [3.0, 5]]]}, "is no name with a shape"),
+        ({"layout": [["a.weight", "35"]]}, "is no name with a shape"),
+        ({"layout": [["a.weight", [[3, 5]]]]}, "is no name with a shape"),
+        ({"layout": [["a.weight", [3, 5], 1]]}, "is no name with a shape"),
+        ({"layout": [[None, [3, 5]]]}, "is no name with a shape"),
+        ({"layout": [7]}, "is no name with a shape"),
+        ({"layout": {"a.weight": [3, 5]}}, "layout"),
+        ({"layout": [["a.weight", [1, 1]]] * 10_001}, "10,000 are the limit"),
+        ({"layout": [["a.weight", [2**30, 2**30]]]}, "parameters; 10,000,000,000 are the limit"),
+        ({"hidden_size": 10**6}, "parameters; 10,000,000,000 are the limit"),
+        ({"hidden_size": 10**300}, "hidden_size is 1000"),
+        ({"num_hidden_layers": 10**9}, r"num_hidden_layers is 1000000000; it must lie in \[1, 1,000\]"),
+        ({"latent_size": -1}, "latent_size is -1"),
+        ({"latent_size": "8"}, "latent_size"),
+        ({"neuron_latent_size": "8", "latents_per": "neuron"}, "neuron_latent_size"),
+        ({"projection_num_layers": -1}, "projection_num_layers is -1"),
+        ({"hidden_act": "magic"}, "hidden_act 'magic' is unknown"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"contrast_weight": float("inf")}, "contrast_weight is inf"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
+        ({"initializer_range": -1.0}, "initializer_range is -1.0"),
+        ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob is 1.0"),
     ],
 )
 def test_impossible_configurations_are_refused(setting, message):
-    with pytest.raises(Exception, match="validate_architecture") as error:
+    with pytest.raises((StrictDataclassError, ValueError)) as error:
         tiny_config(**setting)
     assert re.search(message, str(error.value))
+
+
+@pytest.mark.parametrize("latents_per", ["network", "neuron"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"contrast_weight": 0.0},
+        {"projection_num_layers": 0},
+        {"num_hidden_layers": 1, "layout": [["a.weight", [3, 5]], ["b.weight", [2, 3]], ["b.bias", [2]]]},
+    ],
+)
+def test_a_models_size_is_known_before_it_is_made(settings, latents_per):
+    model = tiny_model(latents_per=latents_per, **settings)
+    assert model.config.model_size == model.num_parameters()
+
+
+def test_a_file_cannot_choose_code(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    hostile = {
+        "attn_implementation": "somebody/kernels",
+        "_attn_implementation": "somebody/kernels",
+        "_attn_implementation_internal": "somebody/kernels",
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        "auto_map": {"AutoModel": "evil.Evil"},
+        "fusion_config": {"patch_embeddings": True},
+        "transformers_weights": "other.safetensors",
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | hostile))
+    for load in (HyperRepConfig.from_pretrained, AutoConfig.from_pretrained):
+        config = load(tmp_path)
+        assert not hostile.keys() & config.to_dict().keys()
+        assert config._attn_implementation is None
+    # whoever loads may choose
+    assert HyperRepConfig.from_pretrained(tmp_path, attn_implementation="eager")._attn_implementation == "eager"
 
 
 def test_wrong_shapes_are_named():

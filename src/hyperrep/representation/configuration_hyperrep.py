@@ -1,15 +1,25 @@
 """Configuration of a hyper-representation."""
 
+import dataclasses
 import math
 from dataclasses import field
 from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.utils import logging
 
 
 CONTRASTS = ("nt_xent", "positive", "positive_as_released")
 LATENTS_PER = ("network", "neuron")
+
+# Sizes beyond these are a mistake or an attack: they are refused before memory is asked for.
+MAX_PARAMETERS = 10**10  # a hundred times the paper's model
+MAX_LAYERS = 1000
+MAX_TENSORS = 10_000  # of a layout
+
+logger = logging.get_logger(__name__)
 
 # The poster's network: 3 convolutions and 2 fully connected layers, 2,464 parameters.
 POSTER_LAYOUT = [
@@ -126,43 +136,54 @@ class HyperRepConfig(PreTrainedConfig):
     standardize_weights: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        # JSON knows no tuples; a layout written as tuples must compare equal to the one that comes back from the Hub
-        self.layout = [[name, list(shape)] for name, shape in self.layout]
+        self.layout = _as_json(self.layout)
         if self.latents_per == "neuron":
             self.latent_size = self.num_tokens * self.neuron_latent_size
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As [`~transformers.PreTrainedConfig.from_dict`], but of a file's keys only those that are settings are kept:
+        others, such as `attn_implementation`, `quantization_config` or `fusion_config`, would have code of somebody
+        else's choice loaded or run. Whoever loads the model may still choose them."""
+        known = {part.name for part in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        written = {"model_type", "auto_map", "_commit_hash"}  # by transformers, of no use here
+        if unknown := sorted(set(map(str, config_dict)) - known - written):
+            logger.warning("configuration: %s left out, no settings of a representation", ", ".join(unknown))
+        return super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
+
     def validate_architecture(self):
         """Rules across fields, checked at construction and before saving."""
-        for name in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "latent_size",
-            "neuron_latent_size",
-            "projection_hidden_size",
-            "projection_size",
+        for name, low, high in (
+            ("hidden_size", 1, MAX_PARAMETERS),
+            ("num_hidden_layers", 1, MAX_LAYERS),
+            ("num_attention_heads", 1, MAX_PARAMETERS),
+            ("intermediate_size", 1, MAX_PARAMETERS),
+            ("latent_size", 1, MAX_PARAMETERS),
+            ("neuron_latent_size", 1, MAX_PARAMETERS),
+            ("projection_hidden_size", 1, MAX_PARAMETERS),
+            ("projection_num_layers", 0, MAX_LAYERS),
+            ("projection_size", 1, MAX_PARAMETERS),
+            ("hidden_dropout_prob", 0, 0.99),
+            ("attention_probs_dropout_prob", 0, 0.99),
+            ("layer_norm_eps", 0, 1),
+            ("initializer_range", 0, 1e6),
+            ("contrast_weight", 0, 1),
+            ("temperature", 1e-6, 1e6),
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+            if not low <= getattr(self, name) <= high:  # not so for NaN, either
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [{low:,}, {high:,}].")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}."
             )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
-        if not 0 <= self.contrast_weight <= 1:
-            raise ValueError(f"contrast_weight is {self.contrast_weight}; it must lie in [0, 1].")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive.")
-        if self.latents_per not in LATENTS_PER:
-            raise ValueError(f"latents_per {self.latents_per!r} is unknown; choose from {', '.join(LATENTS_PER)}.")
-        if self.contrast not in CONTRASTS:
-            raise ValueError(f"contrast {self.contrast!r} is unknown; choose from {', '.join(CONTRASTS)}.")
+        for name, choices in (("latents_per", LATENTS_PER), ("contrast", CONTRASTS), ("hidden_act", sorted(ACT2FN))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(choices)}.")
         if not self.layers:
             raise ValueError("layout is empty; give the networks' tensors, such as WeightLayout.of(module).to_list().")
+        if self.model_size > MAX_PARAMETERS:
+            raise ValueError(f"such a model has {self.model_size:,} parameters; {MAX_PARAMETERS:,} are the limit.")
 
     @property
     def layers(self) -> list[LayerTokens]:
@@ -190,6 +211,46 @@ class HyperRepConfig(PreTrainedConfig):
     def num_params(self) -> int:
         """Length of a weight vector."""
         return sum(layer.num_params for layer in self.layers)
+
+    @property
+    def model_size(self) -> int:
+        """Parameters of the model, without making it."""
+
+        def linear(inputs: int, outputs: int) -> int:
+            return (inputs + 1) * outputs
+
+        width, tokens = self.hidden_size, self.num_tokens
+        compress = self.latents_per == "network"
+        norm = 2 * width
+        feed_forward = linear(width, self.intermediate_size) + linear(self.intermediate_size, width)
+        blocks = 2 * self.num_hidden_layers * (4 * linear(width, width) + feed_forward + 2 * norm)
+        ends = sum(linear(layer.token_size, width) + linear(width, layer.token_size) for layer in self.layers)
+        positions = (2 * tokens + compress) * width
+        if compress:
+            bottleneck = width + linear(width, self.latent_size) + linear(self.latent_size, tokens * width)
+        else:
+            bottleneck = linear(width, self.neuron_latent_size) + linear(self.neuron_latent_size, width)
+        widths = [self.latent_size, *[self.projection_hidden_size] * self.projection_num_layers, self.projection_size]
+        head = sum(map(linear, widths, widths[1:])) + 2 * self.projection_size
+        return blocks + ends + positions + bottleneck + (head if self.contrast_weight else 0)
+
+
+def _as_json(layout: list) -> list[list]:
+    """A layout as it comes back from JSON, which knows no tuples.
+
+    Raises:
+        ValueError: if it is not a list of names and shapes, each of positive whole numbers.
+    """
+    if len(layout) > MAX_TENSORS:
+        raise ValueError(f"layout has {len(layout):,} tensors; {MAX_TENSORS:,} are the limit.")
+    for entry in layout:
+        match entry:
+            case [str(), [*shape]] if all(type(size) is int and 0 < size <= MAX_PARAMETERS for size in shape):
+                continue
+        raise ValueError(
+            f"layout: {str(entry)[:80]} is no name with a shape, such as ['convs.0.weight', [8, 1, 5, 5]]."
+        )
+    return [[name, list(shape)] for name, shape in layout]
 
 
 __all__ = ["HyperRepConfig"]
