@@ -14,6 +14,15 @@ from hyperrep.zoo import ZooSettings, build_zoo, get_protocol
 QUICK = {"num_train_epochs": 1, "behavior_images": 2, "hidden_size": 32, "intermediate_size": 32}
 
 
+# in transformers' own tests, which test_transformers_common.py runs
+THEIR_MARKS = ("accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "torch_compile_test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark in THEIR_MARKS:
+        config.addinivalue_line("markers", f"{mark}: of transformers")
+
+
 @pytest.fixture(scope="session")
 def digits_images():
     protocol = get_protocol("digits")
