@@ -8,7 +8,7 @@ from tiny_zoo import tiny_layout
 from transformers_source import common_tests
 
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, SmallCNNImageProcessor
-from hyperrep.representation import HyperRepConfig, HyperRepModel
+from hyperrep.representation import HyperRepConfig, HyperRepModel, HyperRepOutput
 
 
 ModelTesterMixin = common_tests("test_modeling_common").ModelTesterMixin
@@ -21,12 +21,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 class HyperRepTester:
     batch_size = 4
     is_training = True
+    num_views = 2  # so that every parameter has a gradient
 
     def __init__(self, parent: unittest.TestCase):
         self.parent = parent
         self.hidden_size, self.num_attention_heads, self.num_hidden_layers = 16, 2, 2
-        tokens = sum(shape[0] for name, shape in tiny_layout().to_list() if name.endswith("weight"))
-        self.encoder_seq_length, self.seq_length, self.key_length = tokens + 1, tokens + 1, tokens + 1
 
     def get_config(self) -> HyperRepConfig:
         return HyperRepConfig(
@@ -43,7 +42,7 @@ class HyperRepTester:
 
     def prepare_config_and_inputs_for_common(self):
         weights = torch.randn(self.batch_size, tiny_layout().num_params)
-        return self.get_config(), {"weights": weights}
+        return self.get_config(), {"weights": weights, "num_views": self.num_views}
 
 
 class SmallCNNTester:
@@ -63,10 +62,42 @@ class SmallCNNTester:
 class HyperRepModelTest(ModelTesterMixin, unittest.TestCase):
     all_model_classes = (HyperRepModel,)
     test_resize_embeddings = False
-    is_encoder_decoder = False
 
     def setUp(self):
         self.model_tester = HyperRepTester(self)
+
+    def record(self, **asked) -> HyperRepOutput:
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        return HyperRepModel._from_config(config, attn_implementation="eager")(**inputs, **asked)
+
+    # theirs are for one stack of blocks, or for a decoder that attends to the encoder
+    def test_attention_outputs(self):
+        output = self.record(output_attentions=True)
+        tokens = self.model_tester.get_config().num_tokens
+        assert [a.shape[-2:] for a in output.encoder_attentions] == [(tokens + 1, tokens + 1), (1, tokens + 1)]
+        assert [a.shape[-2:] for a in output.decoder_attentions] == [(tokens, tokens)] * 2
+
+    def test_hidden_states_output(self):
+        output = self.record(output_hidden_states=True)
+        tokens = self.model_tester.get_config().num_tokens
+        assert [h.shape[1] for h in output.encoder_hidden_states] == [tokens + 1, tokens + 1, 1]
+        assert [h.shape[1] for h in output.decoder_hidden_states] == [tokens] * 3
+
+    def test_retain_grad_hidden_states_attentions(self):
+        output = self.record(output_hidden_states=True, output_attentions=True)
+        kept = [output.encoder_hidden_states[0], output.decoder_hidden_states[0]]
+        kept += [output.encoder_attentions[0], output.decoder_attentions[0]]
+        for tensor in kept:
+            tensor.retain_grad()
+        output.loss.backward()
+        assert all(tensor.grad is not None for tensor in kept)
+
+    def test_batching_equivalence(self):
+        self.model_tester.num_views = 1  # it takes single rows
+        super().test_batching_equivalence()
+
+    def test_model_get_set_embeddings(self):
+        self.skipTest("weights are embedded by linear maps, not looked up by token")
 
     def test_config(self):
         ConfigTester(self, config_class=HyperRepConfig, has_text_modality=False).run_common_tests()
@@ -79,6 +110,20 @@ class SmallCNNModelTest(ModelTesterMixin, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = SmallCNNTester(self)
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        # theirs knows by name which of transformers' own models take labels
+        labels = {"labels": torch.zeros(self.model_tester.batch_size, dtype=torch.long)} if return_labels else {}
+        return super()._prepare_for_class(inputs_dict, model_class) | labels
+
+    def test_hidden_states_output(self):
+        self.skipTest("no blocks of one width, whose states could be returned")
+
+    def test_retain_grad_hidden_states_attentions(self):
+        self.skipTest("no blocks of one width, whose states could be returned")
+
+    def test_model_get_set_embeddings(self):
+        self.skipTest("nothing is embedded")
 
     def test_config(self):
         tester = ConfigTester(self, config_class=SmallCNNConfig, has_text_modality=False, common_properties=[])
