@@ -18,13 +18,16 @@ class FakeHub:
     """`with FakeHub() as hub: subprocess.run(..., env=os.environ | hub.environment(cache))`.
 
     `hub.files("model", "org/name")` are the newest contents of a repository, `hub.unknown` the requests it could not
-    answer.
+    answer. `hub.faults` says what goes wrong: for paths in which a regular expression is found, an HTTP status is the
+    answer, or `gated`; `hang up` closes the connection without one, `drop` in the middle of it, `truncate` sends half
+    as if it were all.
     """
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], list[tuple[str, dict[str, tuple[bytes, bool]]]]] = {}
         self.blobs: dict[str, bytes] = {}
         self.unknown: list[str] = []
+        self.faults: dict[str, int | str] = {}
         handler = type("Handler", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -64,6 +67,7 @@ def _oid(content: bytes, lfs: bool) -> str:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: FakeHub
+    _cut: str | None = None
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -74,10 +78,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        half = self._cut == "truncate" and self.command != "HEAD"
+        self.send_header("Content-Length", str(len(body) // 2 if half else len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if self._cut else body)
+            self.close_connection = bool(self._cut)
 
     def _json(self, value: Any, status: int = 200) -> None:
         self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -104,12 +110,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._missing("RevisionNotFound")
         return found
 
+    def _failed(self) -> bool:
+        """Whether a fault was met, and answered as it says."""
+        path = unquote(urlparse(self.path).path)
+        fault = next((fault for pattern, fault in self.hub.faults.items() if re.search(pattern, path)), None)
+        self._cut = fault if fault in ("drop", "truncate") else None
+        if isinstance(fault, int):
+            self._send(fault, b'{"error": "as asked for"}', {"Content-Type": "application/json"})
+        elif fault == "gated":
+            self._send(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
+        elif fault == "hang up":
+            self.close_connection = True
+        return isinstance(fault, int) or fault in ("gated", "hang up")
+
     # ------------------------------------------------------------------------------------------------- requests
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
+        if self._failed():
+            return None
         path = unquote(urlparse(self.path).path)
         if path == "/api/whoami-v2":
             token = {"accessToken": {"role": "write"}}
@@ -133,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path, body = unquote(urlparse(self.path).path), self._body()
+        if self._failed():
+            return None
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
         if path == "/api/repos/create":

@@ -1,6 +1,7 @@
 """Publishing and loading over real HTTP, against a Hub on loopback. Each script runs in a process of its own, because
 the Hugging Face libraries read their settings when they are imported."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from fake_hub import FakeHub
 
 from hyperrep.cards import write_model_card
 from hyperrep.errors import UserError
-from hyperrep.hub import push_folder, resolve_folder
+from hyperrep.hub import published_files, push_folder, resolve_folder
 
 
 PUSH = """
@@ -73,6 +74,60 @@ try:
     HyperRepPipeline.from_pretrained(name, revision="0123abc")
 except UserError as error:
     print(error)
+"""
+
+
+FAULTS = """
+import json, logging, os, shutil, sys, time
+from pathlib import Path
+
+time.sleep = lambda seconds: None  # between attempts
+from fake_hub import FakeHub
+
+folder, work = Path(sys.argv[1]), Path(sys.argv[2])
+with FakeHub() as hub:
+    os.environ |= hub.environment(work / "hf")
+    from hyperrep.errors import UserError
+    from hyperrep.hub import published_files, push_folder, resolve_folder
+
+    class Heard(logging.Handler):
+        def emit(self, record): warnings.append(record.getMessage())
+    logging.getLogger("hyperrep.hub").addHandler(Heard())
+    outcomes = {}
+
+    def attempt(case, action):
+        warnings.clear()
+        try:
+            said = "ok: " + str(action())
+        except UserError as error:
+            said = "error: " + str(error)
+        outcomes[case] = [said, *warnings]
+
+    warnings, name = [], "org/model"
+    push_folder(folder, name)
+    api, weights = "/api/models/org/model$|/api/models/org/model/revision", "resolve/.*/model.safetensors"
+    kinds = {"401": 401, "403": 403, "404": 404, "429": 429, "500": 500, "503": 503, "gated": "gated",
+             "hang up": "hang up", "drop": "drop", "truncate": "truncate"}
+    resolve_folder(name, cache_dir=work / "warm")
+    for case, fault in kinds.items():
+        hub.faults = {api: fault}
+        attempt(f"cold, question, {case}", lambda: resolve_folder(name, cache_dir=work / f"a {case}"))
+        attempt(f"warm, question, {case}", lambda: resolve_folder(name, cache_dir=work / "warm"))
+        hub.faults = {weights: fault}
+        attempt(f"cold, file, {case}", lambda: resolve_folder(name, cache_dir=work / f"b {case}"))
+        attempt(f"warm, file, {case}", lambda: resolve_folder(name, cache_dir=work / "warm"))
+        hub.faults = {}
+        attempt(f"again, file, {case}", lambda: resolve_folder(name, cache_dir=work / f"b {case}"))
+        hub.faults = {"/commit/": fault}
+        attempt(f"push, {case}", lambda: push_folder(folder, "org/other"))
+    hub.faults = {}
+    attempt("offline, cold", lambda: resolve_folder(name, cache_dir=work / "cold", local_files_only=True))
+    attempt("offline, warm", lambda: resolve_folder(name, cache_dir=work / "warm", local_files_only=True))
+    attempt("revision", lambda: resolve_folder(name, cache_dir=work / "warm", revision="none"))
+    attempt("subfolder", lambda: resolve_folder(name, cache_dir=work / "sub", subfolder="sampler"))
+    (work / "file").touch()
+    attempt("cache is a file", lambda: resolve_folder(name, cache_dir=work / "file"))
+print(json.dumps(outcomes))
 """
 
 
@@ -140,6 +195,64 @@ def test_a_revision_through_transformers_is_the_sampler_of_then(revisions):
     assert "transformers True" in revisions
 
 
+@pytest.fixture(scope="module")
+def faults(representation, tmp_path_factory) -> dict[str, list[str]]:
+    """What `FAULTS` prints: of every case, what came of it, and the warnings."""
+    work = tmp_path_factory.mktemp("faults")
+    folder = shutil.copytree(representation, work / "model")
+    (folder / "README.md").write_text("# A model")
+    python_path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return json.loads(run(FAULTS, folder, work / "work", env={"PYTHONPATH": python_path}))
+
+
+SAID = {
+    "401": "does not know your token",
+    "403": "your token may not",
+    "404": "404 Not Found",
+    "429": "wait a few minutes",
+    "500": "error 500: try again later",
+    "503": "error 503: try again later",
+    "gated": "granted by its owner",
+    "hang up": "the connection failed",
+    "drop": "the connection failed",
+    "truncate": "not the Hub's answer",
+}
+
+
+@pytest.mark.parametrize("fault", SAID)
+def test_a_hub_that_fails_is_told_in_a_line_and_the_cache_stands_in_for_it(faults, fault):
+    assert all("\n" not in line for outcome in faults.values() for line in outcome)
+    for case in ("question", "file"):
+        (said,) = faults[f"cold, {case}, {fault}"]
+        assert said.startswith("error: model 'org/model' cannot be loaded, as ")
+        assert SAID[fault] in said or (case, fault) == ("file", "truncate")
+    said, *warnings = faults[f"warm, question, {fault}"]
+    assert said.startswith("ok")
+    assert [warning.startswith("using the copy of org/model in the cache, as ") for warning in warnings] == [True]
+    assert SAID[fault] in warnings[0]
+    for case in ("warm", "again"):  # what is whole asks for no file; what broke off goes on
+        assert len(faults[f"{case}, file, {fault}"]) == 1
+        assert faults[f"{case}, file, {fault}"][0].startswith("ok")
+    assert "was not published at 'org/other'" in faults[f"push, {fault}"][0]
+    assert SAID[fault] in faults[f"push, {fault}"][0]
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("cold, file, truncate", "Consistency check failed"),
+        ("offline, cold", "not all in the cache"),
+        ("offline, warm", "ok: "),
+        ("revision", "has no revision 'none'"),
+        ("subfolder", "/sampler"),
+        ("cache is a file", "Not a directory"),
+    ],
+)
+def test_what_else_may_meet_a_download(faults, case, said):
+    assert said in faults[case][0]
+    assert len(faults[case]) == 1
+
+
 def test_a_folder_stands_for_itself(tmp_path):
     (tmp_path / "config.json").touch()
     for path in (tmp_path, str(tmp_path), f"{tmp_path}/"):
@@ -149,6 +262,85 @@ def test_a_folder_stands_for_itself(tmp_path):
 def test_what_cannot_be_a_hub_id_is_a_missing_folder():
     with pytest.raises(UserError, match=r"there is no folder './models/x/y'"):
         resolve_folder("./models/x/y")
+
+
+def test_paths_as_people_write_them(tmp_path, monkeypatch):
+    folder = tmp_path / "é [1] *"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "config.json").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert resolve_folder("~/é [1] *") == (folder, None)
+    assert resolve_folder("é [1] */")[0].resolve() == folder
+    assert resolve_folder(folder, subfolder="deep")[0] == folder / "deep"
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "org" / "model").mkdir(parents=True)  # shadows a Hub id, and holds nothing
+    for path, said in (
+        ("é [1] */deep/config.json", "is a file"),
+        ("link", "broken link"),
+        ("org/model", "is empty"),
+        ("CON:", "cannot be a Hub id"),
+        ("a\nb", "cannot be a Hub id"),
+        ("", "cannot be a Hub id"),
+        ("a\0b", "cannot be a Hub id"),
+        ("x" * 5000, "cannot be a Hub id"),
+        ("~nobody-of-this-name/model", "cannot be a Hub id"),
+    ):
+        with pytest.raises(UserError, match=said):
+            resolve_folder(path)
+
+
+@pytest.fixture
+def complete(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "sampler").mkdir(parents=True)
+    for name in ("README.md", "config.json", "model.safetensors", "sampler/latents.safetensors", ".hyperrep.json"):
+        (folder / name).write_text("x")
+    for name in ("weights.pt", "notes.txt", "id_rsa", ".env.json"):
+        (folder / name).write_text("secret")
+    return folder
+
+
+def test_what_belongs_is_published_and_nothing_else(complete):
+    assert published_files(complete) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "sampler/latents.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("name", ["results", "secret.json", "sampler/more.json"])
+def test_links_are_not_published(complete, tmp_path, name):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.json").write_text("secret")
+    target = tmp_path / "outside" if name == "results" else tmp_path / "outside" / "secret.json"
+    (complete / name).symlink_to(target)
+    with pytest.raises(UserError, match=f"{name} is a symbolic link"):
+        push_folder(complete, "org/name")
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "said"),
+    [
+        ("model", "model.safetensors", "has no weights: it is not finished"),
+        ("model", "config.json", "has no config.json"),
+        ("model", "README.md", "has no README.md"),
+        ("dataset", "config.json", "has no zoo_config.json and no data"),
+    ],
+)
+def test_what_is_not_finished_is_not_published(complete, kind, missing, said):
+    (complete / missing).unlink()
+    with pytest.raises(UserError, match=said):
+        push_folder(complete, "org/name", repo_type=kind)
+
+
+def test_an_id_that_is_none_is_refused_before_anything_is_sent(complete):
+    for name in ("", "org/", "a/b/c", "org/na me", "https://huggingface.co/org/name"):
+        with pytest.raises(UserError, match="is no Hub id"):
+            push_folder(complete, name)
+    with pytest.raises(UserError, match="there is no folder"):
+        push_folder(complete / "gone", "org/name")
 
 
 def test_nothing_is_published_without_a_card(tmp_path: Path):

@@ -4,6 +4,7 @@ import glob
 import logging
 import os
 from fnmatch import fnmatch
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def resolve_folder(
     Raises:
         UserError: if there is no such folder, nor such a repository within reach.
     """
-    path, commit = Path(path_or_id).expanduser(), None
-    if not path.is_dir():
+    given, commit = os.path.expanduser(path_or_id), None
+    path = Path(given)
+    if not os.path.isdir(given):  # of a path too long or with a null byte, pathlib would raise; and "" is no folder
         path = _downloaded(str(path_or_id), repo_type, revision, token, cache_dir, local_files_only, subfolder)
         commit = path.name
     elif not any(path.iterdir()):
@@ -65,7 +67,14 @@ def _downloaded(
     subfolder: str,
 ) -> Path:
     from huggingface_hub import HfApi, is_offline_mode, snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
     from huggingface_hub.utils import validate_repo_id
 
     if os.path.lexists(repo_id):
@@ -83,14 +92,19 @@ def _downloaded(
         return Path(snapshot_download(repo_id, local_files_only=local_files_only, **arguments))
     except RevisionNotFoundError as error:
         raise UserError(f"{repo_type} {repo_id!r} has no revision {revision!r}.") from error
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, JSONDecodeError) as error:
         reason = hub_reason(error)
         try:
             folder = Path(snapshot_download(repo_id, local_files_only=True, **arguments))
         except LocalEntryNotFoundError:
-            where = "in the cache" if local_files_only else "on the Hub"
-            raise UserError(f"{repo_id!r} is neither a local folder nor a {repo_type} {where} ({reason}).") from error
-        logger.warning("using the copy of %s in the cache, since %s", repo_id, reason)
+            if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+                raise UserError(
+                    f"{repo_id!r} is neither a local folder nor a {repo_type} on the Hub; {reason}."
+                ) from error
+            raise UserError(
+                f"{repo_type} {repo_id!r} cannot be loaded, as {reason}; no such folder is here."
+            ) from error
+        logger.warning("using the copy of %s in the cache, as %s", repo_id, reason)
         return folder
 
 
@@ -102,7 +116,7 @@ def hub_reason(error: BaseException) -> str:
     if isinstance(error, errors.GatedRepoError):
         return f"access to it is granted by its owner: ask on its page, and {LOG_IN}"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"the Hub knows no such repository; if it is private, {LOG_IN}"
+        return f"if it is private, {LOG_IN}"
     if status == 401:
         return f"the Hub does not know your token: {LOG_IN}, or unset HF_TOKEN"
     if status == 403:
@@ -111,17 +125,21 @@ def hub_reason(error: BaseException) -> str:
         return "the Hub answers no more of your requests for now: wait a few minutes"
     if status is not None and status >= 500:
         return f"the Hub answered with error {status}: try again later"
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HTTPError):
+        return hub_reason(error.__cause__)
     if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-        return "not all of it is in the cache, and the Hub was not to be asked or could not be reached"
+        return "it is not all in the cache, and the Hub is not to be asked (offline)"
+    if isinstance(error, JSONDecodeError):
+        return "what came is not the Hub's answer: look for a proxy or a log-in page of the network in between"
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:  # of this machine
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, errors.HTTPError) and status is None:
-        return f"the connection failed: {_one_line(error)}; what was loaded is kept, so try again"
+        return f"the connection failed ({_one_line(error)}); try again, what came is kept"
     return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def push_folder(
@@ -166,7 +184,7 @@ def push_folder(
         )
     except HFValidationError as error:
         raise UserError(f"{repo_id!r} is no Hub id; it is like org/name.") from error
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, JSONDecodeError) as error:
         raise UserError(f"{folder} was not published at {repo_id!r} ({hub_reason(error)}).") from error
     return str(url)
 
