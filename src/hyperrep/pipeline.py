@@ -111,6 +111,8 @@ class WeightGenerationOutput:
         arguments = {key: value for key, value in self.network.items() if key != "model_type"}
         try:
             config = AutoConfig.for_model(self.network["model_type"], **arguments)
+        except KeyError as error:
+            raise UserError(f"the networks' configuration lacks {error}.") from error
         except (StrictDataclassError, ValueError, TypeError) as error:
             raise UserError(f"the networks' configuration: {wording(error)}") from error
         if "hidden_act" not in arguments and "hidden_act" in config.to_dict():

@@ -66,7 +66,7 @@ def build(
     if not resume and (processes is None or processes.is_main_process):
         check_output(output, "zoo", mode, resumable=True)  # before the images, which may take minutes
     data = load_images(
-        images or recipe.images,
+        recipe.images if images is None else images,
         recipe.processor(),
         recipe.validation_fraction,
         max_images,

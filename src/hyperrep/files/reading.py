@@ -231,6 +231,8 @@ def read_parquet(files: Sequence[str | Path], schema: pa.Schema) -> pa.Table:
             for field in schema:
                 if field.name not in found.names:
                     raise UserError(f"{path} has columns {_listed(found.names)}; {field.name} is missing.")
+                if found.names.count(field.name) > 1:
+                    raise UserError(f"{path} has more than one column {field.name}.")
                 kind = found.field(field.name).type
                 if _kind(kind) != _kind(field.type):
                     raise UserError(f"{path}: column {field.name} holds {kind}; {field.type} is needed.")

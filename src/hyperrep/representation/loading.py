@@ -66,6 +66,10 @@ def read_config(values: dict[str, Any], where: Path) -> HyperRepConfig:
     Raises:
         UserError: names the setting that is impossible.
     """
+    # not a setting of ours, and transformers looks it up among torch's attributes without a check
+    dtype = values.get("dtype")
+    if dtype is not None and not (isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)):
+        raise UserError(f"{where}: dtype is {dtype!r}; it must be a floating-point type such as 'float32'.")
     try:
         return HyperRepConfig.from_dict(values)
     except (StrictDataclassError, ValueError, TypeError, AttributeError) as error:

@@ -44,7 +44,7 @@ def refit(sampler: Sampler, method: str | None = None, **settings: Any) -> Sampl
     Raises:
         UserError: if the method or a setting is unknown, or the method has no such setting.
     """
-    kind = _sampler_class(method or sampler.method)
+    kind = _sampler_class(sampler.method if method is None else method)
     known = kind().settings()
     changed = {name: value for name, value in settings.items() if value is not None}
     if unknown := [name for name in changed if name not in known]:
