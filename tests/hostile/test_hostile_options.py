@@ -208,8 +208,14 @@ def test_nothing_of_the_users_is_touched(place, hyperrep, make, writer, flag):
         pytest.skip("sampling has no --resume")
     make(place / "out")
     before = tree(place)
-    is_refused(hyperrep(*WRITERS[writer].split(), *flag.split()), "out" if make is not a_link_to_a_folder else "else")
-    assert tree(place) == before
+    outcome = hyperrep(*WRITERS[writer].split(), *flag.split())
+    if make is a_forged_manifest and flag == "--resume":
+        is_handled(outcome)  # somebody marked the folder as ours: one may go on in it, beside what is there
+        del before["out/.hyperrep.json"]
+    else:
+        is_refused(outcome, "else" if make is a_link_to_a_folder else "out")
+    after = tree(place)
+    assert {name: after.get(name) for name in before} == before
 
 
 @pytest.mark.parametrize(
