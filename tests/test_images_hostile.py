@@ -4,6 +4,8 @@ import io
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import PIL.Image
 import pytest
 import torch
 from datasets import Array3D, ClassLabel, Features, Image, Value
+from fake_hub import FakeHub
 
 from hyperrep.errors import UserError
 from hyperrep.images import ImageData, load_images
@@ -387,3 +390,55 @@ def test_nothing_temporary_is_left(tmp_path, monkeypatch):
     with pytest.raises(UserError):
         load(tmp_path / "pets" / "train")
     assert not list((tmp_path / "scratch").iterdir())
+
+
+# ----------------------------------------------------------------------------------------------------------- the Hub
+
+PUSH = """
+import sys
+from huggingface_hub import HfApi
+HfApi().create_repo("me/pets", repo_type="dataset")
+HfApi().upload_folder(folder_path=sys.argv[1], repo_id="me/pets", repo_type="dataset")
+"""
+
+LOAD = """
+import sys
+from hyperrep.errors import UserError
+from hyperrep.images import load_images
+from hyperrep.networks import SmallCNNImageProcessor
+
+for revision in (None, sys.argv[1], "0" * 40):
+    try:
+        data = load_images("me/pets", SmallCNNImageProcessor(image_size=8), 0.25, revision=revision)
+        print(data.name, data.classes, data.test.labels.tolist(), data.fingerprint)
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow  # three processes that import everything
+def test_images_from_the_hub_and_once_they_are_here_without_it(tmp_path):
+    turned = ClassLabel(names=["owl", "cat", "dog"])
+    folder = write_parquet(tmp_path / "pets", test_labels=[1, 2, 0] * 3, test_label=turned)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nPets.\n")
+    expected = f"me/pets {CLASSES} {[0, 1, 2] * 3} "
+
+    def run(script: str, argument: str) -> list[str]:
+        command = [sys.executable, "-c", script, argument]
+        outcome = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert outcome.returncode == 0, outcome.stderr
+        return outcome.stdout.splitlines()
+
+    with FakeHub() as hub:
+        environment = os.environ | hub.environment(tmp_path / "cache")
+        run(PUSH, str(folder))
+        commit = hub.repos["dataset", "me/pets"][-1][0]
+        online = run(LOAD, commit)
+    assert online[0] == online[1]
+    assert online[0].startswith(expected)
+    assert "Revision '0000000" in online[2]
+
+    environment["HF_HUB_OFFLINE"] = "1"
+    offline = run(LOAD, commit)
+    assert offline[:2] == online[:2]
+    assert f"the cache has commit {commit}, not 0000000" in offline[2]

@@ -110,10 +110,16 @@ def _hub(given: str, place: str, configuration: str | None, revision: str | None
             f"images {given!r} are neither a local folder nor reachable on the Hub; what `datasets` has in its cache "
             "under that name came from a folder that is not here any more."
         )
+    if revision is not None and COMMIT.fullmatch(revision) and builder.hash != revision:
+        raise UserError(
+            f"images {given!r}: the Hub cannot be reached, and the cache has commit {builder.hash}, not {revision}."
+        )
     return Source(given, given, [place, builder.config.name, builder.hash], _loader(given, builder))
 
 
 def _loader(given: str, builder: Any) -> Callable[[], dict[str, Any]]:
+    import datasets
+
     def load() -> dict[str, Any]:
         with explained(given, found=True):
             builder.download_and_prepare()
@@ -125,32 +131,35 @@ def _loader(given: str, builder: Any) -> Callable[[], dict[str, Any]]:
                 )
             if empty := [split for split in SPLITS if not sizes[split]]:
                 raise UserError(f"images {given!r}: the {empty[0]} split is empty.")
-            return {
-                split: _with_own_classes(given, split, builder.as_dataset(split), builder.config.data_files)
-                for split in SPLITS
-            }
+            splits = {split: builder.as_dataset(split) for split in SPLITS}
+            own = {split: _own_classes(given, split, builder) for split in SPLITS}
+            if own["train"] != own["test"]:
+                for split, columns in own.items():
+                    for column, names in columns.items():
+                        splits[split] = splits[split].cast_column(column, datasets.ClassLabel(names=list(names)))
+            return splits
 
     return load
 
 
-def _with_own_classes(given: str, split: str, data: Any, files: dict[str, list[str]] | None) -> Any:
-    """Class names as the split's own Parquet files list them: `datasets` gives all splits the names of the first."""
+def _own_classes(given: str, split: str, builder: Any) -> dict[str, tuple[str, ...]]:
+    """Class names by column as a split's own Parquet files list them: `datasets` gives every split those of the first."""
+    import datasets
     import pyarrow.parquet
-    from datasets import ClassLabel, Features
 
-    for column, feature in data.features.items():
-        if not isinstance(feature, ClassLabel):
-            continue
-        local = [file for file in (files or {}).get(split, []) if file.endswith(".parquet") and os.path.isfile(file)]
-        own = [Features.from_arrow_schema(pyarrow.parquet.read_schema(file)).get(column) for file in local]
-        names = {tuple(label.names) for label in own if isinstance(label, ClassLabel)}
-        if len(names) > 1:
-            raise UserError(
-                f"images {given!r}: files of the {split} split list the classes of {column!r} differently."
-            )
-        if names:
-            data = data.cast_column(column, ClassLabel(names=list(names.pop())))
-    return data
+    files = [file for file in (builder.config.data_files or {}).get(split, []) if file.endswith(".parquet")]
+    # they are here already, those from the Hub in its cache
+    manager = datasets.DownloadManager(download_config=datasets.DownloadConfig(token=builder.token))
+    found: dict[str, tuple[str, ...]] = {}
+    for file in manager.download(files):
+        for column, feature in datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file)).items():
+            if isinstance(feature, datasets.ClassLabel) and found.setdefault(column, tuple(feature.names)) != tuple(
+                feature.names
+            ):
+                raise UserError(
+                    f"images {given!r}: files of the {split} split list the classes of {column!r} differently."
+                )
+    return found
 
 
 @contextmanager
