@@ -143,7 +143,7 @@ def _loader(given: str, builder: Any) -> Callable[[], dict[str, Any]]:
 
 
 def _own_classes(given: str, split: str, builder: Any) -> dict[str, tuple[str, ...]]:
-    """Class names by column as a split's own Parquet files list them: `datasets` gives every split those of the first."""
+    """Class names by column, as the split's own Parquet files list them: `datasets` gives all splits those of one."""
     import datasets
     import pyarrow.parquet
 
