@@ -49,7 +49,7 @@ def load_zoo(path_or_id: str | Path, revision: str | None = None, token: str | N
     """
     folder, commit = resolve_folder(str(path_or_id), repo_type="dataset", revision=revision, token=token)
     if not (folder / CONFIG_NAME).exists():
-        unfinished = (folder / ".build").exists()
+        unfinished = (folder / ".build" / "settings.json").exists()
         hint = "its build was interrupted: finish it with --resume" if unfinished else "it is not a zoo"
         raise UserError(f"{path_or_id} holds no {CONFIG_NAME}: {hint}.")
     config = load_config(folder)
