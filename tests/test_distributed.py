@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from launch import Processes
 from safetensors.torch import load_file, save_file
 from tiny_zoo import TINY_SETTINGS, tiny_layout, write_tiny_zoo
 
@@ -139,6 +142,24 @@ def test_two_processes_stop_early_together_and_keep_the_best(tmp_path):
     assert losses.index(min(losses)) == len(losses) - 3
     assert results["best"] == {"step": log[-3]["step"], "reconstruction_loss": min(losses)}
     assert results["validation"]["reconstruction_loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_a_signal_to_any_process_stops_both_with_a_checkpoint(tmp_path):
+    zoo, output, config = write_tiny_zoo(tmp_path / "zoo"), tmp_path / "out", tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(TINY_SETTINGS | {"num_train_epochs": 5000, "checkpoint_epochs": 5000}))
+    command = [sys.executable, "-m", "hyperrep_cli", "train", str(config), "--zoo", str(zoo), "--output", str(output)]
+    with (tmp_path / "said.txt").open("w") as said:
+        run = Processes(command, 2, {"PYTHONPATH": str(ROOT / "src")}, said)
+        try:
+            while not any(path.stat().st_size for path in output.glob("training_log.jsonl")):
+                assert run.poll() is None, (tmp_path / "said.txt").read_text()
+                time.sleep(0.05)
+            run.processes[1].send_signal(signal.SIGTERM)
+            assert [process.wait(120) for process in run.processes] == [130, 143]
+        finally:
+            run.kill()
+    assert (tmp_path / "said.txt").read_text().count("go on with the same command and --resume") == 1
+    assert [path.name for path in output.glob("checkpoints/step-*/state.json")] == ["state.json"]
 
 
 @pytest.mark.parametrize("launcher", [ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])

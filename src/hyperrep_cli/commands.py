@@ -51,7 +51,8 @@ def train_representation(
     try:
         results = train(settings, zoo, output, resume=resume, overwrite=overwrite, images=images)
     except Interrupted as interrupted:
-        tell_once(str(interrupted))
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(str(interrupted), err=True)
         raise typer.Exit(128 + interrupted.signal) from None
     validation, test = results["validation"]["r2"], results["test"]["r2"]
     if os.environ.get("RANK", "0") == "0":
