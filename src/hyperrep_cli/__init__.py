@@ -94,8 +94,9 @@ def main() -> None:
     try:
         app()
     except SystemExit as stop:
-        if said := {130: "interrupted", 143: "terminated"}.get(stop.code):  # type: ignore[arg-type]
-            typer.echo(said, err=True)
+        said = {130: "interrupted", 143: "terminated"}.get(stop.code)  # type: ignore[arg-type]
+        if said and os.environ.get("RANK", "0") == "0":
+            typer.echo(stop.__cause__ or said, err=True)
         raise
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

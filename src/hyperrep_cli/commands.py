@@ -51,9 +51,7 @@ def train_representation(
     try:
         results = train(settings, zoo, output, resume=resume, overwrite=overwrite, images=images)
     except Interrupted as interrupted:
-        if os.environ.get("RANK", "0") == "0":
-            typer.echo(str(interrupted), err=True)
-        raise typer.Exit(128 + interrupted.signal) from None
+        raise SystemExit(128 + interrupted.signal) from interrupted  # it says how to go on
     validation, test = results["validation"]["r2"], results["test"]["r2"]
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"{output}: R² {validation:.4f} on the validation split, {test:.4f} on the test split")
