@@ -68,7 +68,8 @@ def train(
         zoo ([`~hyperrep.zoo.Zoo`] or `str`): loaded, or a folder or Hub id.
         output (`str`): folder to write; it must be new unless `resume` or `overwrite` is set.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint, if there is one.
-        overwrite (`bool`, *optional*, defaults to `False`): delete the earlier run in `output` and start anew.
+        overwrite (`bool`, *optional*, defaults to `False`): remove the earlier run in `output` and start anew; refused
+            where anything else lies there, or what was changed since.
         images (`str`, *optional*): where the zoo's images are, for the behavioural loss and for accuracies; as the zoo
             names them by default.
 
