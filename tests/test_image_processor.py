@@ -1,5 +1,6 @@
 """The networks' image processor: any image by its mode, the options of transformers, and the pixels of older zoos."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -251,6 +252,13 @@ def as_before(image: Image.Image, num_channels: int, image_size: int, fit: str, 
     return v2.functional.normalize(pixels, image_mean, image_std)
 
 
+def assert_as_before(pixels: torch.Tensor, expected: torch.Tensor, std: float) -> None:
+    """To the bit where the first zoos were made. Elsewhere it is torchvision that falls on other levels: by one when
+    it makes grey, and by one when it resizes."""
+    there = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=0 if there else 2.01 / 255 / std)
+
+
 @pytest.mark.parametrize("protocol", ["mnist", "svhn", "cifar10", "fashion-mnist", "digits"])
 @pytest.mark.parametrize("size", [8, 28, 31, 32, 96])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -262,7 +270,7 @@ def test_pixels_have_the_bits_that_they_had_when_the_first_zoos_were_made(protoc
     images = [Image.fromarray(array) for array in generator.integers(0, 256, shape, dtype=np.uint8)]
     known = {"image_size": 28, "fit": "resize"} | arguments
     expected = torch.stack([as_before(image, **known) for image in images])
-    assert torch.equal(SmallCNNImageProcessor(**arguments)(images)["pixel_values"], expected)
+    assert_as_before(SmallCNNImageProcessor(**arguments)(images)["pixel_values"], expected, known["image_std"][0])
 
 
 @pytest.mark.parametrize("fit", ["resize", "crop"])
@@ -282,13 +290,24 @@ def test_a_file_of_before_means_the_same(fit, tmp_path):
 
     loaded = AutoImageProcessor.from_pretrained(tmp_path)
     assert type(loaded) is SmallCNNImageProcessor
-    assert torch.equal(loaded(image)["pixel_values"][0], expected)
+    assert_as_before(loaded(image)["pixel_values"][0], expected, 0.35)
     loaded.save_pretrained(tmp_path / "again")  # what is written today says it in transformers' words
     written = json.loads((tmp_path / "again" / "preprocessor_config.json").read_text())
     assert not {"fit", "image_size"} & set(written)
     assert (written["do_resize"], written.get("do_center_crop", False)) == (fit == "resize", fit == "crop")
     again = AutoImageProcessor.from_pretrained(tmp_path / "again")
     assert again.to_dict() == loaded.to_dict()
-    assert torch.equal(again(image)["pixel_values"][0], expected)
+    assert torch.equal(again(image)["pixel_values"], loaded(image)["pixel_values"])
     smaller = AutoImageProcessor.from_pretrained(tmp_path, **{"size" if fit == "resize" else "crop_size": 10})
     assert smaller(image)["pixel_values"].shape == (1, 1, 10, 10)
+
+
+@pytest.mark.parametrize(("channels", "digest"), [(1, "b1f821ec7310f202"), (3, "1ad51f1113cb9e53")])
+def test_pixels_have_the_same_bits_on_every_processor(channels, digest):
+    """The fingerprint of a zoo's images holds where others use it. torchvision's own resizing and grey differ by a
+    level here and there on a processor without AVX2 (ATEN_CPU_CAPABILITY=default)."""
+    ramp = torch.arange(3 * 96 * 96).reshape(3, 96, 96)
+    processor = SmallCNNImageProcessor(num_channels=channels, image_mean=[0.3] * channels, image_std=[0.7] * channels)
+    pixels = processor((ramp * ramp % 251).to(torch.uint8), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, channels, 28, 28)
+    assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16] == digest

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
@@ -120,6 +120,16 @@ class SmallCNNImageProcessor(TorchvisionBackend):
             raise ValueError(f"image_mean {mean} and image_std {std} need {num_channels} value(s).")
 
     # The rest rounds as torchvision does, and as it was when the first zoos were made: their fingerprints stay valid.
+
+    def resize(self, image: Tensor, size, resample=None, antialias: bool = True, **kwargs) -> Tensor:  # type: ignore[override]
+        exact = bool(size.height and size.width) and resample in (None, PILImageResampling.BILINEAR)
+        if not (exact and antialias and image.dtype == torch.uint8 and image.device.type == "cpu"):
+            return super().resize(image, size, resample, antialias, **kwargs)
+        # in whole numbers, as torchvision on a processor with AVX2; elsewhere it takes floating-point numbers, and
+        # rounds another way
+        images = image.reshape(-1, *image.shape[-3:])
+        resized = nn.functional.interpolate(images, (size.height, size.width), mode="bilinear", antialias=True)
+        return resized.reshape(*image.shape[:-2], size.height, size.width)
 
     def center_crop(self, image: Tensor, size, **kwargs) -> Tensor:  # type: ignore[override]
         return tvF.center_crop(image, [size.height, size.width])

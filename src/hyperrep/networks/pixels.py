@@ -78,7 +78,24 @@ def with_channels(pixels: Tensor, num_channels: int) -> Tensor:
     if channels == num_channels:
         return pixels
     if (channels, num_channels) == (3, 1):
-        return tvF.rgb_to_grayscale(pixels)
+        return _luma(pixels) if pixels.dtype == torch.uint8 else tvF.rgb_to_grayscale(pixels)
     if (channels, num_channels) == (1, 3):
         return tvF.grayscale_to_rgb(pixels)
     raise ValueError(f"an image has {channels} channels; it cannot be turned into one of {num_channels}.")
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    """torchvision's grey of bytes, on every processor as on one with AVX2: there a product and a sum round once, to
+    float32, elsewhere twice, and one colour in 800,000 falls on the other side of a level. Sums here are exact before
+    they round.
+
+    Args:
+        pixels (`Tensor`): (3, height, width), uint8.
+
+    Returns:
+        `Tensor`: (1, height, width), uint8.
+    """
+    grey = torch.zeros((), dtype=torch.float32)
+    for channel, weight in zip(pixels.double(), torch.tensor([0.2989, 0.587, 0.114])):
+        grey = (grey.double() + channel * weight.double()).float()
+    return grey.to(torch.uint8)[None]
