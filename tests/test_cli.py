@@ -351,3 +351,33 @@ def test_warnings_made_errors_meet_none_of_ours(representation, tmp_path):
     line = [sys.executable, "-W", "error:::hyperrep", "-m", "hyperrep_cli", "sample", str(representation)]
     outcome = subprocess.run([*line, "--output", str(tmp_path / "out")], capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_started_in_a_folder_that_is_gone(tmp_path, representation):
+    (tmp_path / "gone").mkdir()
+    line = f"cd gone && rmdir ../gone && {sys.executable} -m hyperrep_cli sample {representation} --output out"
+    outcome = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+    assert outcome.returncode == 2
+    assert outcome.stderr == "error: .: the folder the command was started in is gone; go to another.\n"
+
+
+def test_two_runs_into_one_folder(tmp_path, representation):
+    line = [
+        sys.executable,
+        "-m",
+        "hyperrep_cli",
+        "sample",
+        str(representation),
+        "--num-models",
+        "3",
+        "--output",
+        "out",
+    ]
+    runs = [
+        subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    errors = [run.communicate()[1] for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 2]
+    assert sorted(error.count("\n") for error in errors) == [0, 1]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {".hyperrep.json", "index.json", "model-00000", "model-00001", "model-00002"}

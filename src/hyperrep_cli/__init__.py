@@ -81,6 +81,12 @@ def _root(
         warnings.simplefilter("ignore")  # of libraries, for programmers
     global _debugging
     _debugging = debug
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:  # torch's libraries would end the process
+        raise FileNotFoundError(
+            error.errno, "the folder the command was started in is gone; go to another", "."
+        ) from error
 
 
 def main() -> None:
