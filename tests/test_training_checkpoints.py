@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -276,10 +277,14 @@ def test_what_trackers_write_is_known_and_goes_with_the_run(zoo, tmp_path, monke
     assert not (tmp_path / "out" / "trackers").exists()
 
 
-def test_more_parameters_than_memory_are_refused_before_they_are_made(zoo, tmp_path):
-    for sizes in ({"hidden_size": 10**9}, {"num_hidden_layers": 10**9}, {"projection_num_layers": 10**8}):
-        with pytest.raises(UserError, match=r"parameters takes .* GiB to train; cpu has"):
-            train(tiny_config(**sizes), zoo, tmp_path / "out")
+def test_more_parameters_than_memory_are_refused_before_they_are_made(zoo, tmp_path, monkeypatch):
+    for sizes in ({"hidden_size": 10**9}, {"num_hidden_layers": 10**9}, {"intermediate_size": 10**9}):
+        with pytest.raises(UserError):
+            tiny_config(**sizes)
+    machine = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(total=100_000))
+    monkeypatch.setattr("hyperrep.training.memory.psutil", machine)
+    with pytest.raises(UserError, match=r"a model of .* parameters takes 0.0 GiB to train; cpu has"):
+        train(tiny_config(), zoo, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

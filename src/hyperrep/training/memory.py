@@ -33,7 +33,7 @@ def check_memory(config: HyperRepConfig, device: torch.device) -> None:
     Raises:
         UserError: before anything is allocated, if it cannot.
     """
-    count = num_parameters(config)
+    count = config.model_size
     needed = count * 4 * 4
     if device.type == "cuda":
         there_is = torch.cuda.get_device_properties(device).total_memory
@@ -46,25 +46,3 @@ def check_memory(config: HyperRepConfig, device: torch.device) -> None:
             f"{config.intermediate_size}, latent_size {config.latent_size}, num_hidden_layers "
             f"{config.num_hidden_layers} or the projection's sizes."
         )
-
-
-def num_parameters(config: HyperRepConfig) -> int:
-    """Parameters of a [`HyperRepModel`], without making it."""
-    width, feedforward, tokens = config.hidden_size, config.intermediate_size, config.num_tokens
-
-    def linear(inputs: int, outputs: int) -> int:
-        return (inputs + 1) * outputs
-
-    block = 4 * linear(width, width) + linear(width, feedforward) + linear(feedforward, width) + 4 * width
-    count = 2 * config.num_hidden_layers * block + 2 * tokens * width  # encoder and decoder, and their positions
-    count += sum(linear(layer.token_size, width) + linear(width, layer.token_size) for layer in config.layers)
-    if config.latents_per == "network":
-        count += 2 * width  # the compression token and its position
-        count += linear(width, config.latent_size) + linear(config.latent_size, tokens * width)
-    else:
-        count += linear(width, config.neuron_latent_size) + linear(config.neuron_latent_size, width)
-    if config.contrast_weight:
-        hidden, layers = config.projection_hidden_size, config.projection_num_layers
-        count += linear(config.latent_size, hidden) + (layers - 1) * linear(hidden, hidden) if layers else 0
-        count += linear(hidden if layers else config.latent_size, config.projection_size) + 2 * config.projection_size
-    return count
