@@ -1,9 +1,9 @@
 """How much a busy machine slows training: threads that wait by spinning, and threads that wait asleep.
 
     make benchmark                          # or: python benchmarks/busy.py --output benchmarks/busy.jsonl
-    python benchmarks/busy.py --rounds 1 --epochs 1 --models 16 --busy 0        # a short look
+    python benchmarks/busy.py --rounds 1 --epochs 1 --busy 0 --zoo demo/zoo    # a short look
 
-A small digits zoo is built once; then `hyperrep train digits` runs its first eight epochs in processes of their own,
+A digits zoo is built once; then `hyperrep train digits` runs its first eight epochs in processes of their own,
 with `OMP_WAIT_POLICY` active (spinning, what OpenMP does unless it is told) and passive (what the command line sets),
 beside 0, 1 and 6 processes that do nothing but count. Ways are measured in turn, round after round, so that a
 drifting machine hurts all alike; printed are the least and the median of the wall seconds of the epochs, without the
@@ -62,13 +62,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON lines to append to")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--models", type=int, default=96, help="of the zoo; the demo's by default")
+    parser.add_argument("--zoo", type=Path, help="a digits zoo; by default one like the demo's is built, in a minute")
     parser.add_argument("--busy", type=int, nargs="+", default=BUSY, help="numbers of busy loops")
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        zoo = Path(folder) / "zoo"
-        hyperrep("passive", "zoo", "build", "--protocol", "digits", "--models", str(arguments.models), "--output", zoo)
+        zoo = arguments.zoo or Path(folder) / "zoo"
+        if not arguments.zoo:
+            hyperrep("passive", "zoo", "build", "--protocol", "digits", "--models", "96", "--output", zoo)
         seconds: dict[tuple[int, str], list[float]] = {}
         for _ in range(arguments.rounds):
             for busy in arguments.busy:
@@ -82,7 +83,6 @@ def main() -> None:
             "busy_loops": busy,
             "wait_policy": policy,
             "epochs": arguments.epochs,
-            "models": arguments.models,
             "rounds": arguments.rounds,
             "seconds_min": round(min(taken), 2),
             "seconds_median": round(statistics.median(taken), 2),
