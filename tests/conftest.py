@@ -3,15 +3,13 @@
 from pathlib import Path
 
 import pytest
+from training_runs import QUICK
 
 import hyperrep_cli  # noqa: F401  # before torch: it lets waiting threads sleep, which a busy machine needs
 from hyperrep.images import load_images
 from hyperrep.population import choose_engine
 from hyperrep.training import TrainingConfig, train
 from hyperrep.zoo import ZooSettings, build_zoo, get_protocol
-
-
-QUICK = {"num_train_epochs": 1, "behavior_images": 2, "hidden_size": 32, "intermediate_size": 32}
 
 
 # in transformers' own tests, which test_transformers_common.py runs

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import QUICK
-from training_runs import one_thread  # noqa: F401
+from training_runs import (
+    QUICK,
+    one_thread,  # noqa: F401
+)
 
 from hyperrep import HyperRepModel, load_zoo
 from hyperrep.errors import UserError

@@ -14,6 +14,7 @@ from hyperrep.training import TrainingConfig
 
 
 ROOT = Path(__file__).parent.parent
+QUICK = {"num_train_epochs": 1, "behavior_images": 2, "hidden_size": 32, "intermediate_size": 32}
 
 
 @pytest.fixture(autouse=True)
