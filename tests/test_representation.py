@@ -2,7 +2,10 @@
 
 import inspect
 import json
+import os
 import re
+import subprocess
+import sys
 
 import accelerate
 import pytest
@@ -173,6 +176,7 @@ def test_hidden_states_are_those_of_their_half(latents_per):
     torch.testing.assert_close(some.decoder_hidden_states[-1], output.decoder_hidden_states[-1])
 
 
+@pytest.mark.filterwarnings("ignore:The following device_map keys")
 @pytest.mark.parametrize("how", ["cpu_offload", "disk_offload", "device_map"])
 def test_offloaded_models_do_the_same(tmp_path, how):
     settings = {"aligned": True, "standardize_weights": True}
@@ -195,6 +199,34 @@ def test_offloaded_models_do_the_same(tmp_path, how):
 def test_only_what_is_there_stays_float32():
     assert tiny_model()._keep_in_fp32_modules_strict == {"layer_mean", "layer_std"}
     assert tiny_model(aligned=True)._keep_in_fp32_modules_strict == {"layer_mean", "layer_std", "reference"}
+
+
+@pytest.mark.slow
+def test_the_model_can_be_published_with_its_code(tmp_path):
+    script = """if True:
+        import sys, torch
+        sys.modules["hyperrep"] = None  # cannot be imported
+        from transformers import AutoModel
+        model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+        weights, latents = torch.load(sys.argv[1] + "/latents.pt")
+        torch.testing.assert_close(model.encode(weights), latents)
+        print(type(model).__module__)
+    """
+    saving = """if True:
+        import sys, torch
+        from test_representation import HyperRepConfig, HyperRepModel, some_weights, tiny_model
+        HyperRepConfig.register_for_auto_class()
+        HyperRepModel.register_for_auto_class("AutoModel")
+        model = tiny_model(aligned=True)
+        model.save_pretrained(sys.argv[1])
+        torch.save((some_weights(3), model.encode(some_weights(3)).detach()), sys.argv[1] + "/latents.pt")
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_MODULES_CACHE": str(tmp_path / "cache")}
+    for code in (saving, script):
+        command = [sys.executable, "-c", code, str(tmp_path / "model")]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.startswith("transformers_modules.")
 
 
 def test_what_comes_back_is_known_to_type_checkers():
@@ -389,7 +421,6 @@ def test_a_file_cannot_choose_code(tmp_path):
         "_attn_implementation": "somebody/kernels",
         "_attn_implementation_internal": "somebody/kernels",
         "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
-        "auto_map": {"AutoModel": "evil.Evil"},
         "fusion_config": {"patch_embeddings": True},
         "transformers_weights": "other.safetensors",
     }
@@ -398,6 +429,12 @@ def test_a_file_cannot_choose_code(tmp_path):
         config = load(tmp_path)
         assert not hostile.keys() & config.to_dict().keys()
         assert config._attn_implementation is None
+    # a published model may bring its code, but nothing of it is run that nobody asked for
+    with_code = {"auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | with_code))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    assert type(AutoConfig.from_pretrained(tmp_path)) is HyperRepConfig
+    assert not (tmp_path / "marker").exists()
     # whoever loads may choose
     assert HyperRepConfig.from_pretrained(tmp_path, attn_implementation="eager")._attn_implementation == "eager"
 

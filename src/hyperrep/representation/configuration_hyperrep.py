@@ -145,10 +145,11 @@ class HyperRepConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As [`~transformers.PreTrainedConfig.from_dict`], but of a file's keys only those that are settings are kept:
         others, such as `attn_implementation`, `quantization_config` or `fusion_config`, would have code of somebody
-        else's choice loaded or run. Whoever loads the model may still choose them."""
+        else's choice loaded or run. Whoever loads the model may still choose them. (`auto_map` does nothing without
+        `trust_remote_code=True`.)"""
         known = {part.name for part in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        written = {"model_type", "auto_map", "_commit_hash"}  # by transformers, of no use here
-        if unknown := sorted(set(map(str, config_dict)) - known - written):
+        known.add("auto_map")
+        if unknown := sorted(set(map(str, config_dict)) - known - {"model_type", "_commit_hash"}):
             logger.warning("configuration: %s left out, no settings of a representation", ", ".join(unknown))
         return super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
 

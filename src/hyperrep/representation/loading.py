@@ -54,6 +54,7 @@ def load_representation(
     values = read_json(folder / "config.json")
     if values.get("model_type") != HyperRepConfig.model_type:
         raise UserError(f"{path_or_id} is not a representation: its model_type is {values.get('model_type')!r}.")
+    values.pop("auto_map", None)
     config = read_config(values, folder / "config.json")
     model = HyperRepModel.from_pretrained(None, config=config, state_dict=_read_weights(folder, config), **kwargs)
     model.config.name_or_path = str(path_or_id)
