@@ -1,5 +1,6 @@
 """Alignment: the order of a network's units does not matter, and its function stays as it is."""
 
+import numpy as np
 import pytest
 import torch
 from chains import NETWORKS, every_network, layout_of, outputs, random_weights
@@ -7,7 +8,7 @@ from transformers import AutoModel
 
 from hyperrep.networks import SmallCNNConfig
 from hyperrep.representation import HyperRepConfig, HyperRepModel
-from hyperrep.representation.alignment import align
+from hyperrep.representation.alignment import align, descend, layer_arrays, reordered
 from hyperrep.weights import WeightLayout, random_permutations
 
 
@@ -41,6 +42,22 @@ def test_the_order_that_units_came_in_does_not_matter(network):
     assert not torch.equal(permuted, weights)
     assert torch.equal(align(permuted, reference, layout.to_list()), aligned)
     assert torch.equal(align(aligned, reference, layout.to_list()), aligned)
+
+
+def test_the_closer_of_two_ends_is_kept():
+    network = NETWORKS["grey"]
+    layout = layout_of(network).to_list()
+    weights, reference = random_weights(network, 30), random_weights(network, 31)[30]
+    goal = layer_arrays(reference.double().numpy(), layout)
+    distances = {True: [], False: []}
+    for vector in weights.double().numpy():
+        arrays = layer_arrays(vector, layout)
+        for upwards, found in distances.items():
+            found.append(np.linalg.norm(reordered(arrays, descend(arrays, goal, upwards)) - reference.numpy()))
+    closest = np.minimum(distances[True], distances[False])
+    aligned = (align(weights, reference, layout) - reference).norm(dim=1)
+    np.testing.assert_allclose(aligned, closest, rtol=1e-5)
+    assert 3 < (closest < distances[True]).sum() < 27  # now the one, now the other
 
 
 def test_layers_without_bias_and_networks_without_hidden_units():

@@ -23,8 +23,9 @@ def align(weights: Tensor, reference: Tensor, layout: Sequence[Sequence]) -> Ten
     """Reorder the hidden units of each network so that its weights lie as close to the reference's as they can.
 
     Coordinate descent: one layer's order at a time is solved exactly as a linear assignment, given the others, until
-    a sweep changes nothing. The first sweep looks at incoming weights alone, from the input up, so that the result
-    does not depend on the order a network's units came in. The functions of the networks stay as they are.
+    a sweep changes nothing. It starts twice, from the input up by incoming weights alone and from the output down by
+    outgoing ones, and the closer end is kept: so the result does not depend on the order a network's units came in,
+    and lies as close as after ten random restarts. The functions of the networks stay as they are.
 
     Args:
         weights (`Tensor`): (networks, num_params), on any device; gradients flow through.
@@ -90,14 +91,22 @@ def layer_arrays(vector: np.ndarray, layout: Sequence[Sequence]) -> list[LayerAr
 
 def matching_orders(network: list[LayerArrays], target: list[LayerArrays]) -> list[np.ndarray]:
     """The orders that [`align`] applies: for each hidden layer (units,), which old unit comes to each place."""
+    ends = [descend(network, target, upwards) for upwards in (True, False)]
+    goal = reordered(target, [np.arange(len(order)) for order in ends[0]])
+    return max(ends, key=lambda orders: float(reordered(network, orders) @ goal))
+
+
+def descend(network: list[LayerArrays], target: list[LayerArrays], upwards: bool) -> list[np.ndarray]:
+    """Where coordinate descent ends that starts at the input (upwards) or at the output."""
     orders = [np.arange(len(weight)) for weight, _ in network[:-1]]
-    for sweep in range(MAX_SWEEPS):
-        changed = False
-        for depth in range(len(orders)):
-            order = _best_order(network, target, orders, depth, outgoing=sweep > 0)
-            changed |= not np.array_equal(order, orders[depth])
-            orders[depth] = order
-        if not changed and sweep > 0:
+    depths = range(len(orders))
+    for depth in depths if upwards else reversed(depths):
+        orders[depth] = _best_order(network, target, orders, depth, incoming=upwards, outgoing=not upwards)
+    for _ in range(MAX_SWEEPS):
+        before = list(orders)
+        for depth in depths:
+            orders[depth] = _best_order(network, target, orders, depth)
+        if all(map(np.array_equal, orders, before)):
             break
     return orders
 
@@ -114,16 +123,21 @@ def reordered(network: list[LayerArrays], orders: list[np.ndarray]) -> np.ndarra
 
 
 def _best_order(
-    network: list[LayerArrays], target: list[LayerArrays], orders: list[np.ndarray], depth: int, outgoing: bool
+    network: list[LayerArrays],
+    target: list[LayerArrays],
+    orders: list[np.ndarray],
+    depth: int,
+    incoming: bool = True,
+    outgoing: bool = True,
 ) -> np.ndarray:
     """The order of one layer's units with the largest inner product with the target, the other orders given."""
     (weight, bias), (target_weight, target_bias) = network[depth], target[depth]
-    if depth > 0:
-        weight = weight[:, orders[depth - 1]]
     units = len(weight)
-    gain = target_weight.reshape(units, -1) @ weight.reshape(units, -1).T
-    if len(bias):
-        gain += np.outer(target_bias, bias)
+    gain = np.outer(target_bias, bias) if len(bias) else np.zeros((units, units))
+    if incoming:
+        if depth > 0:
+            weight = weight[:, orders[depth - 1]]
+        gain += target_weight.reshape(units, -1) @ weight.reshape(units, -1).T
     if outgoing:
         (following, _), (target_following, _) = network[depth + 1], target[depth + 1]
         if depth + 1 < len(orders):
