@@ -25,7 +25,7 @@ def align(weights: Tensor, reference: Tensor, layout: Sequence[Sequence]) -> Ten
     Coordinate descent: one layer's order at a time is solved exactly as a linear assignment, given the others, until
     a sweep changes nothing. It starts twice, from the input up by incoming weights alone and from the output down by
     outgoing ones, and the closer end is kept: so the result does not depend on the order a network's units came in,
-    and lies as close as after ten random restarts. The functions of the networks stay as they are.
+    and lies nearly as close as after ten random restarts. The functions of the networks stay as they are.
 
     Args:
         weights (`Tensor`): (networks, num_params), on any device; gradients flow through.
