@@ -132,7 +132,7 @@ def test_without_images_accuracies_are_left_out_and_that_is_said_once(zoo, tmp_p
 def load_digits_like(zoo):
     """The tiny zoo, with what it takes to look for images."""
     loaded = load_zoo(zoo)
-    loaded.config.protocol["validation_fraction"] = 0.2
+    loaded.config.protocol.update(validation_fraction=0.2, recipe={})
     loaded.config.images.update(train=8, validation=2, fingerprint="none")
     return loaded
 

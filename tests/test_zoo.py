@@ -316,6 +316,9 @@ def test_a_protocol_must_fit_the_images(images, tmp_path):
 def test_load_zoo_says_what_is_missing(folder, tmp_path):
     with pytest.raises(UserError, match=r"there is no folder '/no/such/zoo'"):
         load_zoo("/no/such/zoo")
+    with pytest.raises(UserError, match=r"is empty"):
+        load_zoo(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds no zoo_config\.json: it is not a zoo"):
         load_zoo(tmp_path)
     (tmp_path / "zoo_config.json").write_bytes((folder / "zoo_config.json").read_bytes())

@@ -59,6 +59,8 @@ def _encoding() -> str:
 
 def print_text(text: str) -> None:
     """A line or more on standard output. What its encoding lacks becomes `?`; if nobody reads it, it is dropped."""
+    if sys.stdout is None:  # the shell closed it (`>&-`)
+        return
     encoding = _encoding()
     try:
         sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding) + "\n")
