@@ -1,7 +1,6 @@
 """The commands beside `hyperrep zoo` and `hyperrep evaluate`: train, sample, card, push."""
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -60,13 +59,10 @@ def train_representation(
 def tell_once(message: str) -> None:
     """One line on standard error, though each of several processes may come to it.
 
-    The first process of a machine tells it. Once they work together, another one may have a trouble of its own; it
-    tells it when it was not ended meanwhile, as a launcher does when the first process fails.
+    The first process of a machine tells it. Another one waits before it does: mostly it has the same trouble, and the
+    launcher ends it when the first has told; to end at once would have the launcher end the first before it speaks.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        distributed = sys.modules.get("torch.distributed")
-        if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
-            return
         time.sleep(PATIENCE)
     typer.echo(message, err=True)
 
