@@ -34,9 +34,8 @@ class SmallCNNForImageClassification(SmallCNNPreTrainedModel):
     Generation Details). Parameters in forward order, each weight before its bias: this order is the weight vector.
     Those of skips come last, so that the vector of the network without them is its beginning."""
 
-    accepts_loss_kwargs = (
-        True  # tells the Trainer of num_items_in_batch: without **kwargs, which would hide misspellings
-    )
+    # so that the Trainer tells of num_items_in_batch without **kwargs, which would hide misspellings
+    accepts_loss_kwargs = True
 
     def __init__(self, config: SmallCNNConfig):
         super().__init__(config)
