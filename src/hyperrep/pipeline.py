@@ -218,6 +218,11 @@ class HyperRepPipeline:
             subfolder=subfolder,
             **kwargs,
         )
+        if commit and not (folder / SAMPLER_FOLDER).is_dir():
+            raise UserError(
+                f"{str(repo)!r} has no sampler, or only its model is in the cache: load the pipeline once while the "
+                "Hub can be reached."
+            )
         sampler = load_sampler(folder / SAMPLER_FOLDER)
         pipe = cls(model, sampler, source=str(repo), revision=commit)
         pipe.folder = folder

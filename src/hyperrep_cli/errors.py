@@ -32,6 +32,8 @@ def sentence(error: BaseException) -> str | None:
         return f"the Hub gave nothing: {hub_reason(error)}."
     if kinds & DAMAGED:
         return f"a file cannot be read: {text or type(error).__name__}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"a name or text does not fit the locale's encoding ({text}); set PYTHONUTF8=1."
     if isinstance(error, OSError):
         return _of_the_system(error, text)
     return None

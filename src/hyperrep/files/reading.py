@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -163,9 +164,18 @@ def construct(cls: type[T], values: Mapping[str, Any], where: str | Path) -> T:
     if missing := [name for name in required if name not in values]:
         raise UserError(f"{where} lacks {', '.join(missing)}.")
     try:
-        return cls(**values)
+        return cls(**{key: plain(value) for key, value in values.items()})
     except (StrictDataclassError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where}: {wording(error)}") from error
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON would hold it: NumPy's numbers as Python's, tuples, ranges and arrays as lists."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple | range):
+        return [plain(item) for item in value]
+    return value
 
 
 def wording(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from safetensors import SafetensorError
 
 from ..errors import UserError
@@ -28,6 +28,7 @@ from .reading import read_json
 
 MANIFEST = ".hyperrep.json"
 LOCK = ".hyperrep.lock"
+SOFT_LOCK = ".hyperrep.held"  # where the file system knows no locks (NFS, Lustre): whoever made it holds it
 TEMPORARY = ".hyperrep-tmp"  # ends the name of what is being written; what a killed run left of it is removed
 
 Mode = Literal["new", "resume", "overwrite", "add"]
@@ -78,9 +79,8 @@ def output_folder(
     path, created = folder.path, not folder.path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / LOCK, timeout=0)
         with disk_explained(path):
-            lock.acquire()
+            lock = _locked(path)
     except Timeout as error:
         raise UserError(f"another run is writing to {path}; wait for it, or choose another folder.") from error
     except OSError as error:
@@ -92,7 +92,7 @@ def output_folder(
         yield folder
     finally:
         lock.release()
-        (path / LOCK).unlink(missing_ok=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
         if created and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 
@@ -114,6 +114,12 @@ class OutputFolder:
 
     def check(self, mode: Mode, resumable: bool = False) -> None:
         """See [`output_folder`]."""
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:  # Python has read the name in the encoding of the locale, ASCII say
+            raise UserError(
+                f"output {str(self.path)!a} is no name in UTF-8; choose another, or set PYTHONUTF8=1."
+            ) from error
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output {self.path} is a file; name a folder.")
         existing = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
@@ -172,6 +178,7 @@ class OutputFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_atomically(target) as temporary:
             write(temporary)
+            _give_usual_mode(temporary)
             self._record({name: None if working else _hash(temporary)})
         return target
 
@@ -194,6 +201,7 @@ class OutputFolder:
             stage = Path(temporary)
             yield stage
             new = {name: _hash(stage / name) for name in _walk(stage)}
+            _give_usual_mode(*(stage / name for name in new))
             targets = {name: self._replaceable(name) for name in new}
             if replace:
                 self.clear(keep=set(new))
@@ -217,6 +225,7 @@ class OutputFolder:
             stage = Path(temporary, "stage")
             stage.mkdir()
             yield stage
+            _give_usual_mode(*(stage / file for file in _walk(stage)))
             self.working(f"{name}/{file}" for file in _walk(stage))
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(stage, target)
@@ -258,7 +267,7 @@ class OutputFolder:
 
     def _files(self) -> Iterator[str]:
         """Names of all files but the manifest and the lock, and of links; folders behind links are not entered."""
-        return (name for name in _walk(self.path) if name not in (MANIFEST, LOCK) and TEMPORARY not in name)
+        return (name for name in _walk(self.path) if name not in (MANIFEST, LOCK, SOFT_LOCK) and TEMPORARY not in name)
 
     def _replaceable(self, name: str) -> Path:
         target = self.path / name
@@ -343,6 +352,34 @@ def disk_explained(folder: Path) -> Iterator[None]:
         if code in (errno.EACCES, errno.EPERM, errno.EROFS) or "Permission denied" in text:
             raise UserError(f"{folder} cannot be written: {text}.") from error
         raise
+
+
+def _locked(path: Path) -> BaseFileLock:
+    """The lock of a folder, held.
+
+    Raises:
+        Timeout: if another run holds it.
+        OSError: if the folder cannot be written.
+    """
+    lock: BaseFileLock = FileLock(path / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        (path / LOCK).unlink(missing_ok=True)
+        lock = SoftFileLock(path / SOFT_LOCK, timeout=0)
+        lock.acquire()
+    return lock
+
+
+def _give_usual_mode(*paths: Path) -> None:
+    """What files are made with by default: safetensors makes them with 0600, which nobody else could read."""
+    umask = os.umask(0o077)  # there is no other way to read it
+    os.umask(umask)
+    for path in paths:
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~umask)
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -34,7 +34,7 @@ class LoopEngine:
         self, network: Network, weights: Tensor, images: Tensor, labels: Tensor, predictions: bool = False
     ) -> Evaluation:
         weights, images, labels = check_evaluation(network, weights, images, labels)
-        model = new_module(network).eval()
+        model = new_module(network).to(weights.dtype).eval()  # made in torch's default, which may be another
         layout = WeightLayout.of(model)
         losses, accuracies, classes = [], [], []
         for vector in weights:
@@ -51,7 +51,7 @@ class LoopEngine:
 def _train_one(population: Population, index: int, images: Tensor, labels: Tensor, order: Tensor):
     """Train model `index` for an epoch and write its weights and optimiser state back into the population."""
     recipe = population.recipe
-    model = new_module(population.network)
+    model = new_module(population.network).to(population.weights.dtype)
     layout = WeightLayout.of(model)
     model.load_state_dict(layout.unvectorize(population.weights[index]), strict=False)
     optimizer = _restore_optimizer(population, index, model, layout)

@@ -341,7 +341,10 @@ class HyperRepModel(HyperRepPreTrainedModel):
         Raises:
             ValueError: if the weights have another shape, or are to be aligned and not finite.
         """
-        return self._encode(weights if aligned else self.align(weights), **kwargs).result
+        weights = weights if aligned else self.align(weights)
+        if not len(weights):  # attention takes no empty batch
+            return torch.zeros(0, self.config.latent_size, device=weights.device)
+        return self._encode(weights, **kwargs).result
 
     def decode(self, latents: Tensor, **kwargs) -> Tensor:
         """
@@ -351,6 +354,8 @@ class HyperRepModel(HyperRepPreTrainedModel):
         Returns:
             `Tensor`: (batch, num_params), float32, weight vectors.
         """
+        if not len(latents):
+            return torch.zeros(0, self.config.num_params, device=latents.device)
         return self._decode(latents, **kwargs).result
 
     def _encode(self, weights: Tensor, **kwargs) -> HyperRepHalfOutput:
@@ -423,6 +428,8 @@ class HyperRepModel(HyperRepPreTrainedModel):
 
 
 def _check_width(what: str, rows: Tensor, width: int) -> None:
+    if not isinstance(rows, Tensor):
+        raise TypeError(f"{what} are a {type(rows).__name__}; a torch.Tensor is needed: torch.as_tensor({what}).")
     if rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(f"{what} have shape {list(rows.shape)}; this model reads (batch, {width}).")
 

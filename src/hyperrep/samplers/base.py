@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from abc import ABC, abstractmethod
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -103,7 +104,7 @@ class Sampler(ABC):
             UserError: if the number is none that can be drawn, the generator is not on the CPU, or what was drawn is
                 not finite.
         """
-        whole = isinstance(num_samples, int) and not isinstance(num_samples, bool)
+        whole = isinstance(num_samples, Integral) and not isinstance(num_samples, bool)  # NumPy's are welcome
         if not whole or not 1 <= num_samples <= LARGEST_NUMBER:
             raise UserError(
                 f"num_models is {num_samples!r}; it must be a whole number, at least 1 and at most {LARGEST_NUMBER:,} "
@@ -111,7 +112,7 @@ class Sampler(ABC):
             )
         if generator is not None and generator.device.type != "cpu":
             raise UserError(f"the generator is on {generator.device}; networks are drawn on the CPU.")
-        samples = self._sample(num_samples, generator)
+        samples = self._sample(int(num_samples), generator)
         if not torch.isfinite(samples).all():
             raise UserError(f"sampling with {self} gave NaN or infinite latents.")
         return samples

@@ -5,15 +5,19 @@ bias (NeurIPS 2022 code, `vectorize`).
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+
+
+_WRAPPERS = re.compile(r"^((_orig_mod|module)\.)+")  # what torch.compile and DataParallel put before each name
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,12 @@ class WeightLayout:
 
     @classmethod
     def of(cls, module: nn.Module) -> "WeightLayout":
-        """Layout of a module's parameters, in the order it lists them."""
+        """Layout of a module's parameters, in the order it lists them; compiled or wrapped for several GPUs, it is
+        the module inside that counts."""
+        while hasattr(module, "_orig_mod") or isinstance(
+            module, nn.DataParallel | nn.parallel.DistributedDataParallel
+        ):
+            module = cast(nn.Module, getattr(module, "_orig_mod", None) or module.module)
         return cls(tuple((name, tuple(p.shape)) for name, p in module.named_parameters()))
 
     @classmethod
@@ -110,6 +119,9 @@ class WeightLayout:
             UserError: if a tensor is missing or has another shape than the layout says.
         """
         missing = [name for name, _ in self.tensors if name not in state_dict]
+        if missing:  # as it is, unless it is that of a compiled or wrapped module
+            state_dict = {_WRAPPERS.sub("", name): tensor for name, tensor in state_dict.items()}
+            missing = [name for name, _ in self.tensors if name not in state_dict]
         if missing:
             raise UserError(f"the state dict lacks {', '.join(missing)}; it has {', '.join(state_dict)}.")
         parts = []

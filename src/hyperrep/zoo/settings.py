@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..files.reading import plain
 from .protocol import Protocol
 
 
@@ -43,6 +44,8 @@ class ZooSettings:
     test_epochs: int | None = None
 
     def __post_init__(self):
+        for name in ("models", "epochs", "first_seed", "test_epochs", "keep_epochs"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         for name in ("models", "epochs", "first_seed", "test_epochs"):
             if type(value := getattr(self, name)) is not int and (name != "test_epochs" or value is not None):
                 raise UserError(f"{name} is {value!r}; it must be a whole number.")
