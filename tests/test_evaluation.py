@@ -27,7 +27,7 @@ from hyperrep.evaluation.report import finetune_tables, run_finetune
 from hyperrep.evaluation.results import fingerprint
 from hyperrep.files import output_folder
 from hyperrep.population import choose_engine
-from hyperrep.samplers import KDESampler, UniformSampler, fit_sampler, load_sampler, refit
+from hyperrep.samplers import KDESampler, Sampler, UniformSampler, refit
 from hyperrep.training.data import TrainingData
 from hyperrep.zoo import zoo_images
 
@@ -106,7 +106,7 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
     zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
     images = zoo_images(zoo)
     engine = CountingEngine(choose_engine("auto", zoo.config.network_config()))
-    sampler = load_sampler(representation / "sampler")
+    sampler = Sampler.from_pretrained(representation / "sampler")
 
     def evaluate(settings=SETTINGS):
         with output_folder(tmp_path, "results", "add") as output:
@@ -225,7 +225,7 @@ def populations(representation, digits_zoo, sampler):
 
 
 def test_the_sampler_that_ships_with_the_model_is_scored(representation, digits_zoo):
-    stored = refit(load_sampler(representation / "sampler"), variant="joint")
+    stored = refit(Sampler.from_pretrained(representation / "sampler"), variant="joint")
     changed = populations(representation, digits_zoo, refit(stored, bandwidth=0.05))
     found = changed["S_stored", "joint"]
     assert found.settings["stored_sampler"] is True
@@ -245,7 +245,7 @@ def test_the_sampler_that_ships_with_the_model_is_scored(representation, digits_
     ],
 )
 def test_a_stored_sampler_that_is_one_of_the_others_is_recognised(representation, digits_zoo, sampler, name):
-    found = populations(representation, digits_zoo, sampler(load_sampler(representation / "sampler")))
+    found = populations(representation, digits_zoo, sampler(Sampler.from_pretrained(representation / "sampler")))
     assert [key for key, value in found.items() if value.settings.get("stored_sampler")] == [name]
     assert len(found) == 3
 
@@ -399,7 +399,7 @@ def test_what_training_dropped_is_dropped_everywhere(representation, digits_zoo)
     assert data.dropped["train"] == 3
     assert_close(Filter.of(model, zoo).rows(zoo, "train").weights, data.train, rtol=0, atol=0)
     rows = zoo["train"].select(record["epochs"])
-    assert len(fit_sampler(model, rows).latents) == len(data.train) == len(rows) - 3
+    assert len(data.train) == len(rows) - 3
 
 
 def test_without_a_record_all_finite_checkpoints_of_the_last_epoch_are_kept(digits_zoo):

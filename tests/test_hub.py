@@ -152,7 +152,7 @@ def test_push_and_load_over_http(representation, digits_zoo, tmp_path):
         environment = hub.environment(tmp_path / "hf")
         run(PUSH, folder, digits_zoo, env=environment)
         published = set(hub.files("model", "org/hyperrep-digits"))
-        assert {"config.json", "model.safetensors", "README.md", "sampler/latents.safetensors"} <= published
+        assert {"config.json", "model.safetensors", "README.md", "sampler/sampler.safetensors"} <= published
         assert not published & at_home
         assert not [name for name in published if "checkpoints" in name or name.endswith((".bin", ".pkl", ".pt"))]
         data = {path.relative_to(digits_zoo).as_posix() for path in (digits_zoo / "data").iterdir()}
@@ -294,7 +294,7 @@ def test_paths_as_people_write_them(tmp_path, monkeypatch):
 def complete(tmp_path):
     folder = tmp_path / "model"
     (folder / "sampler").mkdir(parents=True)
-    for name in ("README.md", "config.json", "model.safetensors", "sampler/latents.safetensors", ".hyperrep.json"):
+    for name in ("README.md", "config.json", "model.safetensors", "sampler/sampler.safetensors", ".hyperrep.json"):
         (folder / name).write_text("x")
     for name in ("weights.pt", "notes.txt", "id_rsa", ".env.json"):
         (folder / name).write_text("secret")
@@ -306,7 +306,7 @@ def test_what_belongs_is_published_and_nothing_else(complete):
         "README.md",
         "config.json",
         "model.safetensors",
-        "sampler/latents.safetensors",
+        "sampler/sampler.safetensors",
     ]
 
 

@@ -226,7 +226,7 @@ def test_the_same_through_transformers(representation, pipe):
 def test_no_file_of_a_representation_is_a_pickle(representation):
     kept = {path.suffix for path in representation.rglob("*") if path.is_file()}
     assert kept <= {".json", ".jsonl", ".safetensors"}
-    assert load_file(representation / "sampler" / "latents.safetensors")["latents"].shape[1] == 768
+    assert load_file(representation / "sampler" / "sampler.safetensors")["latents"].shape[1] == 768
 
 
 def test_every_emitted_folder_says_what_it_is_and_how_it_loads(pipe, tmp_path):

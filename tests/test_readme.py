@@ -46,4 +46,4 @@ def test_the_blocks_load_sample_train_and_publish(tmp_path):
     assert (tmp_path / "samples" / "model-00004" / "model.safetensors").exists()
     assert HyperRepPipeline.from_pretrained(tmp_path / "my-representation")(2).weights.shape == (2, 2464)
     published = hub.files("model", "you/my-representation")
-    assert {"README.md", "config.json", "model.safetensors", "sampler/latents.safetensors"} <= set(published)
+    assert {"README.md", "config.json", "model.safetensors", "sampler/sampler.safetensors"} <= set(published)

@@ -3,10 +3,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import ks_2samp
+from sklearn.neighbors import KernelDensity
 from torch.testing import assert_close
 
 from hyperrep.errors import UserError
-from hyperrep.samplers import KDESampler, UniformSampler, load_sampler, refit
+from hyperrep.samplers import KDESampler, Sampler, UniformSampler, refit, settings_class
 
 
 ROWS, WIDTH, BANDWIDTH = 40, 30, 0.01
@@ -94,11 +96,59 @@ def test_uniform_fills_the_range_of_the_bottleneck(latents):
 def test_a_saved_sampler_samples_the_same_and_holds_no_pickle(latents, tmp_path):
     sampler = KDESampler("joint", 0.05, top=0.5).fit(latents, torch.arange(ROWS).float())
     sampler.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"sampler_config.json", "latents.safetensors"}
-    assert len(load_file(tmp_path / "latents.safetensors")["latents"]) == ROWS  # all, not the selected ones alone
-    loaded = load_sampler(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"sampler_config.json", "sampler.safetensors"}
+    assert len(load_file(tmp_path / "sampler.safetensors")["latents"]) == ROWS  # all, not the selected ones alone
+    loaded = Sampler.from_pretrained(tmp_path)
     assert loaded.settings() == sampler.settings()
     assert_close(loaded.sample(7, generator()), sampler.sample(7, generator()), rtol=0, atol=0)
+
+
+@settings_class
+class LineSampler(Sampler):
+    """A sampler of somebody else's, in a file of its own: the mean and the first principal direction."""
+
+    method = "line"
+    state_shapes = {"mean": (None,), "direction": (None,)}
+
+    spread: float = 1.0
+
+    @property
+    def latent_size(self) -> int:
+        return len(self.fitted()["mean"])
+
+    def _fit(self, latents, scores):
+        mean = latents.mean(dim=0)
+        direction = torch.linalg.svd(latents - mean, full_matrices=False).Vh[0]
+        return {"mean": mean, "direction": direction}
+
+    def _sample(self, num_samples, generator):
+        along = self.spread * torch.randn(num_samples, 1, generator=generator)
+        return self.fitted()["mean"] + along * self.fitted()["direction"]
+
+
+def test_a_new_sampler_is_one_file_and_loading_it_fits_nothing(latents, tmp_path, monkeypatch):
+    sampler = LineSampler(spread=0.5).fit(latents)
+    sampler.save_pretrained(tmp_path)
+    monkeypatch.setattr(LineSampler, "_fit", None)
+    loaded = Sampler.from_pretrained(tmp_path)
+    assert type(loaded) is LineSampler
+    assert loaded.settings() == {"spread": 0.5}
+    assert torch.equal(loaded.sample(7, generator()), sampler.sample(7, generator()))
+    with pytest.raises(UserError, match="it is a LineSampler, not a KDESampler"):
+        KDESampler.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="keeps no latents"):
+        refit(loaded, "kde")
+
+
+def test_kde_draws_what_scikit_learn_draws(latents):
+    """The same distribution, dimension by dimension: two-sample Kolmogorov-Smirnov."""
+    ours = KDESampler("independent", 0.1, top=None).fit(latents).sample(4000, generator())
+    for i in range(5):
+        density = KernelDensity(kernel="gaussian", bandwidth=0.1).fit(latents[:, [i]].double().numpy())
+        theirs = density.sample(4000, random_state=i)[:, 0]
+        assert ks_2samp(ours[:, i].numpy(), theirs).pvalue > 1e-3
+        scores = density.score_samples(ours[:, [i]].double().numpy())
+        assert scores.mean() == pytest.approx(density.score_samples(theirs[:, None]).mean(), abs=0.05)
 
 
 def test_refit_changes_what_is_asked_and_keeps_the_rest(latents):
@@ -140,9 +190,9 @@ def test_latents_and_scores_that_are_not_finite_are_refused(latents, value):
         (lambda z: KDESampler(top=None).fit(z).sample(True), "num_models is True"),
         (lambda z: KDESampler(top=None).fit(z).sample(2.5), "num_models is 2.5"),
         (lambda z: KDESampler(top=None).fit(z).sample(0), "num_models is 0"),
-        (lambda z: KDESampler().sample(3), "call fit first"),
-        (lambda z: KDESampler().save_pretrained("nowhere"), "call fit first"),
-        (lambda z: refit(KDESampler()), "call fit first"),
+        (lambda z: KDESampler().sample(3), "not fitted"),
+        (lambda z: KDESampler().save_pretrained("nowhere"), "not fitted"),
+        (lambda z: refit(KDESampler()), "not fitted"),
         (lambda z: refit(KDESampler(top=None).fit(z), "kd"), "did you mean 'kde'"),
         (lambda z: refit(KDESampler(top=None).fit(z), "uniform", variant="joint"), "no setting variant"),
     ],
@@ -154,39 +204,39 @@ def test_mistakes_are_named(latents, action, message):
 
 def test_a_folder_that_is_no_sampler_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no sampler_config\.json"):
-        load_sampler(tmp_path)
-    (tmp_path / "sampler_config.json").write_text(json.dumps({"method": "kde"}))
+        Sampler.from_pretrained(tmp_path)
+    (tmp_path / "sampler_config.json").write_text(json.dumps({"class_name": "KDESampler"}))
     (tmp_path / "latents.pkl").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no latents.safetensors"):
-        load_sampler(tmp_path)
+    with pytest.raises(UserError, match=r"no sampler.safetensors"):
+        Sampler.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("latents.safetensors", b"\x80\x04cut off", "is damaged"),
-        ("latents.safetensors", b"", "is damaged"),
-        ("sampler_config.json", b'{"method": "k', "is damaged"),
+        ("sampler.safetensors", b"\x80\x04cut off", "is damaged"),
+        ("sampler.safetensors", b"", "is damaged"),
+        ("sampler_config.json", b'{"class_name": "k', "is damaged"),
         ("sampler_config.json", b"[1]", "holds a list"),
-        ("sampler_config.json", b"{}", "names no method"),
-        ("sampler_config.json", b'{"method": 3}', "names no method"),
-        ("sampler_config.json", b'{"method": "kd"}', "did you mean 'kde'"),
-        ("sampler_config.json", b'{"method": "kde", "bandwith": 1}', "did you mean 'bandwidth'"),
-        ("sampler_config.json", b'{"method": "kde", "bandwidth": NaN}', "NaN is not a number"),
-        ("sampler_config.json", b'{"method": "kde", "bandwidth": 1e300}', "bandwidth is 1e"),
-        ("sampler_config.json", b'{"method": "kde", "bandwidth": "0.1"}', "'bandwidth' with value '0.1'"),
-        ("sampler_config.json", b'{"method": "kde", "top": true}', "'top' with value True"),
-        ("sampler_config.json", b'{"method": "kde", "top": 0}', "top is 0"),
-        ("sampler_config.json", b'{"method": "kde", "top": [0.3]}', "'top' with value"),
-        ("sampler_config.json", b'{"method": "kde", "variant": "sane"}', "choose from independent"),
-        ("sampler_config.json", b'{"method": "uniform", "variant": "joint"}', "'variant' is unknown"),
+        ("sampler_config.json", b"{}", "names no class_name"),
+        ("sampler_config.json", b'{"class_name": 3}', "names no class_name"),
+        ("sampler_config.json", b'{"class_name": "KDSampler"}', "did you mean 'KDESampler'"),
+        ("sampler_config.json", b'{"class_name": "KDESampler", "bandwith": 1}', "did you mean 'bandwidth'"),
+        ("sampler_config.json", b'{"class_name": "KDESampler", "bandwidth": NaN}', "NaN is not a number"),
+        ("sampler_config.json", b'{"class_name": "KDESampler", "bandwidth": 1e300}', "bandwidth is 1e"),
+        ("sampler_config.json", b'{"class_name": "KDESampler", "bandwidth": "0.1"}', "'bandwidth' with value '0.1'"),
+        ("sampler_config.json", b'{"class_name": "KDESampler", "top": true}', "'top' with value True"),
+        ("sampler_config.json", b'{"class_name": "KDESampler", "top": 0}', "top is 0"),
+        ("sampler_config.json", b'{"class_name": "KDESampler", "top": [0.3]}', "'top' with value"),
+        ("sampler_config.json", b'{"class_name": "KDESampler", "variant": "sane"}', "choose from independent"),
+        ("sampler_config.json", b'{"class_name": "UniformSampler", "variant": "joint"}', "'variant' is unknown"),
     ],
 )
 def test_a_damaged_sampler_is_refused(latents, tmp_path, name, content, message):
     KDESampler(top=None).fit(latents).save_pretrained(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
-        load_sampler(tmp_path)
+        Sampler.from_pretrained(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -204,7 +254,7 @@ def test_a_damaged_sampler_is_refused(latents, tmp_path, name, content, message)
 )
 def test_latents_that_cannot_be_are_refused_with_their_file(latents, tmp_path, tensors, message):
     KDESampler(top=None).fit(latents).save_pretrained(tmp_path)
-    save_file(tensors, tmp_path / "latents.safetensors")
+    save_file(tensors, tmp_path / "sampler.safetensors")
     with pytest.raises(UserError, match=message) as caught:
-        load_sampler(tmp_path)
+        Sampler.from_pretrained(tmp_path)
     assert str(tmp_path) in str(caught.value)

@@ -75,7 +75,7 @@ def test_files_are_made_with_the_permissions_that_the_user_gives_files(trained, 
         for path in tmp_path.rglob("*")
         if path.is_file()
     }
-    assert "representation/sampler/latents.safetensors" in modes
+    assert "representation/sampler/sampler.safetensors" in modes
     assert "samples/model-00001/model.safetensors" in modes
     assert set(modes.values()) == {"0o664"}, modes
 

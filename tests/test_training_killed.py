@@ -64,5 +64,5 @@ def test_ten_kills_leave_no_trace(tmp_path, processes):
     run = start(processes, config, zoo, output, "--resume")
     assert run.wait(LIMIT) == 0, (tmp_path / "disturbed.txt").read_text()
 
-    for name in ("model.safetensors", "sampler/latents.safetensors", "config.json"):
+    for name in ("model.safetensors", "sampler/sampler.safetensors", "config.json"):
         assert (output / name).read_bytes() == (undisturbed / name).read_bytes()

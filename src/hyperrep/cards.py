@@ -25,6 +25,7 @@ from .files import output_folder, read_json
 from .files.writing import written_atomically
 from .hub import PUBLISHED
 from .representation import HyperRepConfig
+from .samplers import STATE_NAME
 from .weights import WeightLayout
 
 
@@ -174,7 +175,7 @@ def _same_file(source: Path, folder: Path, name: str) -> bool:
 
 def _same_sampler(source: Path, folder: Path) -> bool:
     settings = [_read_if_there(path / "sampler_config.json") | {"hyperrep_version": ""} for path in (source, folder)]
-    return settings[0] == settings[1] and _same_file(source, folder, "latents.safetensors")
+    return settings[0] == settings[1] and _same_file(source, folder, STATE_NAME)
 
 
 def _is_carried(path: Path, source: Path) -> bool:

@@ -22,7 +22,7 @@ from .hub import push_folder
 from .representation import HyperRepModel
 from .representation.batched import decode_rows
 from .representation.loading import load_representation
-from .samplers import SAMPLER_FOLDER, Sampler, load_sampler
+from .samplers import SAMPLER_FOLDER, Sampler
 from .version import __version__
 from .weights import WeightLayout
 
@@ -223,7 +223,7 @@ class HyperRepPipeline:
                 f"{str(repo)!r} has no sampler, or only its model is in the cache: load the pipeline once while the "
                 "Hub can be reached."
             )
-        sampler = load_sampler(folder / SAMPLER_FOLDER)
+        sampler = Sampler.from_pretrained(folder / SAMPLER_FOLDER)
         pipe = cls(model, sampler, source=str(repo), revision=commit)
         pipe.folder = folder
         return pipe
@@ -366,9 +366,10 @@ def _known(told: Mapping[str, Any], network: Mapping[str, Any]) -> Mapping[str, 
 
 
 def _check_width(model: HyperRepModel, sampler: Sampler) -> None:
-    width = sampler.anchors.shape[1]
-    if width != model.config.latent_size:
-        raise UserError(f"the sampler's latents have {width} entries, the model's {model.config.latent_size}.")
+    if sampler.latent_size != model.config.latent_size:
+        raise UserError(
+            f"the sampler's latents have {sampler.latent_size} entries, the model's {model.config.latent_size}."
+        )
 
 
 def _recorded(generator: torch.Generator | None) -> tuple[int, torch.Generator]:

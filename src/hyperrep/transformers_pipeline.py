@@ -11,7 +11,7 @@ from .errors import UserError
 from .hub import resolve_folder
 from .pipeline import HyperRepPipeline, WeightGenerationOutput
 from .representation import HyperRepModel
-from .samplers import SAMPLER_FOLDER, load_sampler
+from .samplers import SAMPLER_FOLDER, Sampler
 
 
 TASK = "weight-generation"
@@ -37,7 +37,9 @@ class WeightGenerationPipeline(Pipeline):
         if not source:
             raise UserError(f"task {TASK} takes the folder or Hub id of a representation, where its sampler lies.")
         folder, commit = resolve_folder(source)
-        self.generate = HyperRepPipeline(self.model, load_sampler(Path(folder, SAMPLER_FOLDER)), source, commit)
+        self.generate = HyperRepPipeline(
+            self.model, Sampler.from_pretrained(Path(folder, SAMPLER_FOLDER)), source, commit
+        )
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Model and sampler, as [`HyperRepPipeline.save_pretrained`]."""

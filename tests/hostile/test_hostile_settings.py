@@ -98,7 +98,16 @@ def values_of(file: str, keys: list[tuple[str, ...]]):
         ),
         *values_of(
             "representation/sampler/sampler_config.json",
-            [("method",), ("variant",), ("bandwidth",), ("top",), ("score",), ("hyperrep_version",), ("novel",)],
+            [
+                ("class_name",),
+                ("method",),
+                ("variant",),
+                ("bandwidth",),
+                ("top",),
+                ("score",),
+                ("hyperrep_version",),
+                ("novel",),
+            ],
         ),
         *values_of(
             "zoo/zoo_config.json",
@@ -140,7 +149,7 @@ def test_any_value_in_any_place_is_handled(place, hyperrep, file, keys, value):
         ("representation/config.json", ("layout",), [["convs.0.weight", "33"]]),
         ("representation/config.json", ("hidden_act",), "os.system"),
         ("representation/config.json", ("temperature",), 0),
-        ("representation/sampler/sampler_config.json", ("method",), "kd"),
+        ("representation/sampler/sampler_config.json", ("class_name",), "KDSampler"),
         ("representation/sampler/sampler_config.json", ("bandwidth",), -0.1),
         ("representation/sampler/sampler_config.json", ("bandwidth",), "0.1"),
         ("representation/sampler/sampler_config.json", ("top",), 1.5),

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 
 SAMPLE = "sample representation --num-models 1 --output out"
-TENSORS = {"weights": "representation/model.safetensors", "latents": "representation/sampler/latents.safetensors"}
+TENSORS = {"weights": "representation/model.safetensors", "latents": "representation/sampler/sampler.safetensors"}
 
 
 class Owned:

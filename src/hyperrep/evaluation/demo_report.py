@@ -8,7 +8,7 @@ from transformers import pipeline
 
 from ..representation import HyperRepModel
 from ..representation.batched import encode_rows
-from ..samplers import SAMPLER_FOLDER, load_sampler
+from ..samplers import SAMPLER_FOLDER, AnchoredSampler
 from ..zoo import load_zoo, zoo_images
 from .plots import draw_filters, draw_finetune_curves
 from .results import read_results, results_table
@@ -27,7 +27,7 @@ def draw_report(run: Path, path: Path) -> None:
 
     zoo = load_zoo(run / "zoo")
     model = HyperRepModel.from_pretrained(run / "representation")
-    sampler = load_sampler(run / "representation" / SAMPLER_FOLDER)
+    sampler = AnchoredSampler.from_pretrained(run / "representation" / SAMPLER_FOLDER)
     rows = read_results(run / "representation" / "results" / "finetune.jsonl")
 
     figure = plt.figure(figsize=(13, 10.5))

@@ -47,9 +47,9 @@ def check_belongs(model: HyperRepModel, zoo: Zoo, sampler: Sampler | None, sourc
     """
     if zoo.config.layout != model.config.layout:
         raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {source}.")
-    if sampler is not None and sampler.anchors.shape[1] != model.config.latent_size:
+    if sampler is not None and sampler.latent_size != model.config.latent_size:
         raise UserError(
-            f"the sampler's latents have {sampler.anchors.shape[1]} entries, the model's {model.config.latent_size}."
+            f"the sampler's latents have {sampler.latent_size} entries, the model's {model.config.latent_size}."
         )
 
 

@@ -169,21 +169,20 @@ def draw_populations(
     yield population("S_U", "", UniformSampler().fit(latents, scores))
     if stored is not None and not recognised:
         found = population(STORED, str(stored.settings().get("variant", stored.method)), stored)
-        found.settings["latents_sha256"] = fingerprint({"latents": stored.anchors})  # they may be anybody's
+        found.settings["sampler_sha256"] = fingerprint(stored.fitted())  # it may be anybody's
         yield found
 
 
 def _same(sampler: Sampler, stored: Sampler) -> bool:
     """Whether two samplers draw the same; latents may differ as far as they do from one machine to another."""
-    if sampler.method != stored.method:
+    if type(sampler) is not type(stored):
         return False
     if isinstance(sampler, UniformSampler):
         return True  # it does not look at the latents
-    points, others = sampler.anchors, stored.anchors
-    return (
-        sampler.settings() == stored.settings()
-        and points.shape == others.shape
-        and torch.allclose(points, others, rtol=0.0, atol=1e-4)
+    state, other = sampler.fitted(), stored.fitted()
+    return sampler.settings() == stored.settings() and all(
+        state[name].shape == other[name].shape and torch.allclose(state[name], other[name], rtol=0.0, atol=1e-4)
+        for name in sampler.state_shapes
     )
 
 

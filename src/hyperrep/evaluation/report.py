@@ -7,7 +7,7 @@ from ..errors import UserError
 from ..files import output_folder
 from ..population import choose_engine
 from ..representation.loading import load_representation
-from ..samplers import SAMPLER_FOLDER, load_sampler
+from ..samplers import SAMPLER_FOLDER, Sampler
 from ..training import TrainingConfig
 from ..zoo import load_zoo, zoo_images
 from .ablation import ablation_table, plot_ablation, run_subsets
@@ -55,7 +55,7 @@ def run_finetune(
         if (out.path / table).exists() and not overwrite:
             raise UserError(f"{target / table} exists; replace it with --overwrite or choose another --output.")
         out.check_replaceable(table, plot)
-        sampler = load_sampler(folder / SAMPLER_FOLDER) if (folder / SAMPLER_FOLDER).exists() else None
+        sampler = Sampler.from_pretrained(folder / SAMPLER_FOLDER) if (folder / SAMPLER_FOLDER).exists() else None
         zoo = load_zoo(zoo_path)
         source = folder.resolve().name if is_local else representation
         check_belongs(model, zoo, sampler, source)

@@ -1,11 +1,13 @@
-"""What every sampler shares: the latents it is fitted to, and a folder without pickles."""
+"""What every sampler is: a density with settings and a state, in a folder of its own that holds no pickle."""
 
 import dataclasses
+import difflib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -13,13 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import read_json, read_tensors
+from ..files import construct, read_json, read_tensors
 from ..version import __version__
 
 
-SAMPLER_FOLDER = "sampler"
+SAMPLER_FOLDER = "sampler"  # of a representation
 CONFIG_NAME = "sampler_config.json"
-LATENTS_NAME = "latents.safetensors"
+STATE_NAME = "sampler.safetensors"
 LARGEST_NUMBER = 100_000  # networks at a time; folders of networks are numbered with five digits
 T = TypeVar("T")
 
@@ -32,63 +34,59 @@ def settings_class(cls: type[T]) -> type[T]:
 
 class Sampler(ABC):
     r"""
-    A density over latents. It keeps *all* training latents with their scores, so that a published sampler can be
-    refitted with another method or another share of the best.
+    A density over latents, or over anything else that has rows of numbers.
 
-    Args:
-        top (`float`, *optional*): fit to this share of the latents, best by score (method S_...30 of the paper is
-            0.3). The cut is the `1 - top` quantile of all scores; ties at the cut stay in. All latents by default.
-        score (`str`, *optional*, defaults to `"validation_accuracy"`): what the scores are, for the record.
+    A new one is a subclass in a file of this folder, and nothing else: a dataclass ([`settings_class`]) whose fields
+    are its settings, with a name, `method`; tensors that are its state, named and shaped in `state_shapes`; `_fit`,
+    which sets them, and `_sample`, which draws. Saving, loading, the command line and the tables follow.
+
+    Attributes:
+        method (`str`): what it is called on the command line and in result rows.
+        state_shapes (`Mapping[str, tuple]`): every tensor of its state; `None` stands for any size.
+        state (`dict[str, Tensor]`): these tensors, once it is fitted or loaded.
     """
 
     method: ClassVar[str]
-    top: float | int | None
-    score: str
-    latents: Tensor | None = None
-    scores: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.top is not None and not 0 < self.top <= 1:
-            raise UserError(f"top is {self.top}; it must be a share above 0 and at most 1, such as 0.3.")
+    state_shapes: ClassVar[Mapping[str, tuple[int | None, ...]]]
+    state: dict[str, Tensor] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments, as stored in `sampler_config.json`."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
-    def fit(self, latents: Tensor, scores: Tensor | None = None) -> "Sampler":
-        """Remember the latents.
+    @property
+    @abstractmethod
+    def latent_size(self) -> int:
+        """Width of what is drawn."""
+
+    def fit(self, latents: Tensor, scores: Tensor | None = None) -> Self:
+        """Learn the density.
 
         Args:
             latents (`Tensor`): (rows, latent_size).
-            scores (`Tensor`, *optional*): (rows,), higher is better; needed for `top`.
+            scores (`Tensor`, *optional*): (rows,), higher is better; a sampler may fit to the best alone.
 
         Raises:
-            UserError: if shapes do not fit, there is no row, a number is NaN or infinite, or `top` is set and there
-                are no scores.
+            UserError: if shapes do not fit, there is no row, a number is NaN or infinite, or scores are needed and
+                there are none.
         """
-        if scores is None:
-            if self.top is not None and self.top < 1:
-                raise UserError(f"top {self.top} selects by score, and no scores were given.")
-            scores = torch.zeros(len(latents))
-        if latents.ndim != 2 or scores.shape != latents.shape[:1] or not latents.numel():
+        if latents.ndim != 2 or not latents.numel() or (scores is not None and scores.shape != latents.shape[:1]):
+            given = "none" if scores is None else list(scores.shape)
             raise UserError(
-                f"latents have shape {list(latents.shape)} and scores {list(scores.shape)}; (rows, latent_size) and "
-                "(rows,) are needed, with one row or more."
+                f"latents have shape {list(latents.shape)} and scores {given}; (rows, latent_size) and (rows,) are "
+                "needed, with one row or more."
             )
-        if broken := int((~(torch.isfinite(latents).all(dim=1) & torch.isfinite(scores))).sum()):
+        fine = torch.isfinite(latents).all(dim=1)
+        if scores is not None:
+            fine &= torch.isfinite(scores)
+        if broken := int((~fine).sum()):
             raise UserError(f"{broken} of the {len(latents)} latents or their scores are NaN or infinite.")
-        self.latents = latents.detach().float().cpu().contiguous()
-        self.scores = scores.detach().float().cpu().contiguous()
+        self.state = self._fit(plain(latents), None if scores is None else plain(scores))
         return self
 
-    @property
-    def anchors(self) -> Tensor:
-        """The selected latents (anchors, latent_size)."""
-        if self.latents is None or self.scores is None:
-            raise UserError("the sampler has no latents yet: call fit first, or load a saved one.")
-        if self.top is None:
-            return self.latents
-        return self.latents[self.scores >= torch.quantile(self.scores, 1 - self.top)]
+    @abstractmethod
+    def _fit(self, latents: Tensor, scores: Tensor | None) -> dict[str, Tensor]:
+        """The state, from finite float32 tensors on the CPU."""
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw latents.
@@ -112,6 +110,7 @@ class Sampler(ABC):
             )
         if generator is not None and generator.device.type != "cpu":
             raise UserError(f"the generator is on {generator.device}; networks are drawn on the CPU.")
+        self.fitted()
         samples = self._sample(int(num_samples), generator)
         if not torch.isfinite(samples).all():
             raise UserError(f"sampling with {self} gave NaN or infinite latents.")
@@ -120,29 +119,94 @@ class Sampler(ABC):
     @abstractmethod
     def _sample(self, num_samples: int, generator: torch.Generator | None) -> Tensor: ...
 
+    def fitted(self) -> dict[str, Tensor]:
+        """The state.
+
+        Raises:
+            UserError: if there is none.
+        """
+        if self.state is None:
+            raise UserError("the sampler is not fitted: call fit first, or load a saved one.")
+        return self.state
+
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `sampler_config.json` and `latents.safetensors` into `folder`."""
-        if self.latents is None or self.scores is None:
-            raise UserError("the sampler has no latents to save: call fit first.")
+        """Write `sampler_config.json` (class name, settings) and `sampler.safetensors` (the state) into `folder`.
+
+        Raises:
+            UserError: if the sampler is not fitted.
+        """
+        state = self.fitted()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": self.latents, "scores": self.scores}, folder / LATENTS_NAME)
-        config = {"method": self.method, **self.settings(), "hyperrep_version": __version__}
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / STATE_NAME)
+        names = {
+            "class_name": type(self).__name__,
+            "method": self.method,
+        }  # the class decides, the method is for readers
+        config = {**names, **self.settings(), "hyperrep_version": __version__}
         (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
 
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The sampler that was saved in `folder`, as it was: nothing is fitted.
 
-def read_sampler(folder: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Settings, latents and scores that [`Sampler.save_pretrained`] wrote.
+        Called on [`Sampler`] itself it is of whatever class the folder says; on a subclass, of that one.
+
+        Raises:
+            UserError: if files are missing or damaged, the class is unknown or another, a setting is unknown or out of
+                range, or the tensors are not those of that class.
+        """
+        folder = Path(folder)
+        for name in (CONFIG_NAME, STATE_NAME):
+            if not (folder / name).exists():
+                raise UserError(f"{folder} holds no {name}: it is not a saved sampler.")
+        try:
+            config = read_json(folder / CONFIG_NAME)
+            for name in ("method", "hyperrep_version"):
+                config.pop(name, None)
+            if not isinstance(name := config.pop("class_name", None), str):
+                raise UserError(f"{CONFIG_NAME} names no class_name.")
+            kind = one_of({kind.__name__: kind for kind in sampler_classes()}, name, "sampler class")
+            if not issubclass(kind, cls):
+                raise UserError(f"it is a {name}, not a {cls.__name__}.")
+            sampler = construct(kind, config, CONFIG_NAME)
+            sampler.state = read_tensors(folder / STATE_NAME, kind.state_shapes)
+            sampler.check_state()
+        except UserError as error:
+            raise UserError(f"the sampler in {folder} cannot be used: {error}") from error
+        return sampler
+
+    def check_state(self) -> None:  # noqa: B027  # most have nothing to add
+        """Whether the tensors of a loaded state belong together.
+
+        Raises:
+            UserError: says what does not fit.
+        """
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Float32 on the CPU, without gradient."""
+    return tensor.detach().float().cpu().contiguous()
+
+
+def sampler_classes() -> list[type[Sampler]]:
+    """Every kind of sampler that is known: those of this package, and whatever else was defined since."""
+    found: list[type[Sampler]] = []
+    waiting = Sampler.__subclasses__()
+    while waiting:
+        kind = waiting.pop(0)
+        found.append(kind)
+        waiting += kind.__subclasses__()
+    return [kind for kind in found if not getattr(kind, "__abstractmethods__", None)]
+
+
+def one_of(known: Mapping[str, T], name: str, what: str) -> T:
+    """What has this name.
 
     Raises:
-        UserError: if a file is missing or damaged, or holds other tensors.
+        UserError: if nothing has; says which name is near.
     """
-    for name in (CONFIG_NAME, LATENTS_NAME):
-        if not (folder / name).exists():
-            raise UserError(f"{folder} holds no {name}: it is not a saved sampler.")
-    config = read_json(folder / CONFIG_NAME)
-    if not isinstance(config.get("method"), str):
-        raise UserError(f"{folder / CONFIG_NAME} names no method.")
-    config.pop("hyperrep_version", None)
-    tensors = read_tensors(folder / LATENTS_NAME, {"latents": (None, None), "scores": (None,)})
-    return config, tensors["latents"], tensors["scores"]
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise UserError(f"{what} {name!r} is unknown; did you mean {nearest!r}? There are {', '.join(known)}.")
+    return known[name]

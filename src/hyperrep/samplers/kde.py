@@ -2,12 +2,12 @@
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .base import Sampler, settings_class
+from .anchored import AnchoredSampler
+from .base import settings_class
 
 
 KDE_VARIANTS = ("independent", "joint", "as_released")
@@ -15,9 +15,9 @@ LARGEST_BANDWIDTH = 10
 
 
 @settings_class
-class KDESampler(Sampler):
+class KDESampler(AnchoredSampler):
     r"""
-    A Gaussian kernel density, by scikit-learn, in one of three variants.
+    A Gaussian kernel density, in one of three variants.
 
     - `independent`: a density for each latent dimension, drawn from independently, as the paper's text says. Samples
       combine dimensions of different training models, so they are new.
@@ -30,7 +30,7 @@ class KDESampler(Sampler):
         variant (`str`, *optional*, defaults to `"independent"`)
         bandwidth (`float`, *optional*, defaults to 0.002): standard deviation of the kernel; the paper's code has
             0.002.
-        top, score: see [`Sampler`].
+        top, score: see [`AnchoredSampler`].
     """
 
     method: ClassVar[str] = "kde"
@@ -51,21 +51,12 @@ class KDESampler(Sampler):
             )
 
     def _sample(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        anchors = self.anchors.double().numpy()
-        dimensions = anchors.shape[1]
-        # scikit-learn takes integers: one for each density that is drawn from on its own
-        states = torch.randint(2**31 - 1, (dimensions,), generator=generator).tolist()
-        if self.variant == "joint":
-            drawn = self._draw(anchors, num_samples, states[0])
-        else:
-            if self.variant == "as_released":
-                states = states[:1] * dimensions
-            columns = [self._draw(anchors[:, [i]], num_samples, states[i]) for i in range(dimensions)]
-            drawn = np.concatenate(columns, axis=1)
-        return torch.from_numpy(drawn).float()
-
-    def _draw(self, points: np.ndarray, num_samples: int, random_state: int) -> np.ndarray:
-        from sklearn.neighbors import KernelDensity
-
-        density = KernelDensity(kernel="gaussian", bandwidth=self.bandwidth).fit(points)
-        return density.sample(num_samples, random_state=random_state)
+        anchors = self.anchors
+        shape = (num_samples, anchors.shape[1])
+        # a draw from a kernel density is one of its points, chosen with equal odds, plus noise of the kernel
+        chosen = torch.randint(
+            len(anchors), shape if self.variant == "independent" else shape[:1], generator=generator
+        )
+        noise = torch.randn(shape if self.variant != "as_released" else (num_samples, 1), generator=generator)
+        points = anchors.gather(0, chosen) if self.variant == "independent" else anchors[chosen]
+        return points + self.bandwidth * noise

@@ -5,11 +5,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Sampler, settings_class
+from .anchored import AnchoredSampler
+from .base import settings_class
 
 
 @settings_class
-class UniformSampler(Sampler):
+class UniformSampler(AnchoredSampler):
     """Every latent dimension uniform in (-1, 1), the range of the bottleneck's tanh. Ignores where models lie."""
 
     method: ClassVar[str] = "uniform"
@@ -18,4 +19,4 @@ class UniformSampler(Sampler):
     score: str = "validation_accuracy"
 
     def _sample(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
-        return torch.rand(num_samples, self.anchors.shape[1], generator=generator) * 2 - 1
+        return torch.rand(num_samples, self.latent_size, generator=generator) * 2 - 1
