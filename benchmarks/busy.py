@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hyperrep.evaluation.results import machine_name
+from hyperrep.results import machine_name
 
 
 BUSY = (0, 1, 6)

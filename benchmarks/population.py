@@ -27,10 +27,10 @@ from pathlib import Path
 
 import torch
 
-from hyperrep.evaluation.results import machine_name
 from hyperrep.networks import SmallCNNConfig, initial_weights
 from hyperrep.population import Population, Recipe, choose_engine, image_order
 from hyperrep.population.loop import LoopEngine
+from hyperrep.results import machine_name
 
 
 NETWORK = SmallCNNConfig()

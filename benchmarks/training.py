@@ -33,11 +33,11 @@ import torch
 from plain_hyperrep import PlainHyperRep, plain_views
 from torch import optim
 
-from hyperrep.evaluation.results import machine_name
 from hyperrep.images import ImageSplit
 from hyperrep.networks import SmallCNNConfig, initial_weights
 from hyperrep.population import choose_engine
 from hyperrep.representation import HyperRepConfig, HyperRepModel
+from hyperrep.results import machine_name
 from hyperrep.training.behavior import BehavioralLoss
 from hyperrep.training.config import TrainingConfig
 from hyperrep.training.memory import keep_freed_memory

@@ -81,9 +81,8 @@ def run(demo: Path, is_again: bool, folder: OutputFolder) -> int:
         if code:
             return code
 
+    from demo_report import draw_report
     from transformers.utils.logging import disable_progress_bar
-
-    from hyperrep.evaluation.demo_report import draw_report
 
     disable_progress_bar()  # a bar for every small checkpoint
     print("\n6. Load one of them as any Hugging Face model, and draw the report")

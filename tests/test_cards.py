@@ -16,8 +16,8 @@ from hyperrep import HyperRepPipeline
 from hyperrep.cards import carry_card, write_model_card
 from hyperrep.errors import UserError
 from hyperrep.evaluation import ResultRow, results_table
-from hyperrep.evaluation.results import write_results as write_rows
 from hyperrep.files import output_folder
+from hyperrep.results import write_results as write_rows
 
 
 FIELDS = {

@@ -24,9 +24,9 @@ from hyperrep.evaluation.novelty import vote_accuracy
 from hyperrep.evaluation.populations import Filter, draw_populations
 from hyperrep.evaluation.progress import Outcome
 from hyperrep.evaluation.report import finetune_tables, run_finetune
-from hyperrep.evaluation.results import fingerprint
 from hyperrep.files import output_folder
 from hyperrep.population import choose_engine
+from hyperrep.results import fingerprint
 from hyperrep.samplers import KDESampler, Sampler, UniformSampler, refit
 from hyperrep.training.data import TrainingData
 from hyperrep.zoo import zoo_images

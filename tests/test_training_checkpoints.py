@@ -21,6 +21,7 @@ from hyperrep.files import output_folder
 from hyperrep.representation import HyperRepModel
 from hyperrep.training import loop, train
 from hyperrep.training.checkpoints import Checkpoints
+from hyperrep.training.step import TrainingStep
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +145,8 @@ def killed_at(monkeypatch, last: int) -> None:
             raise Killed
         return advance(self, step, stop)
 
-    advance = loop.TrainingStep.__call__
-    monkeypatch.setattr(loop.TrainingStep, "__call__", dies)
+    advance = TrainingStep.__call__
+    monkeypatch.setattr(TrainingStep, "__call__", dies)
 
 
 def test_a_run_whose_newest_checkpoint_and_log_are_damaged_ends_as_one_left_alone(zoo, tmp_path, monkeypatch):

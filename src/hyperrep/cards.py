@@ -20,11 +20,11 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
 from .errors import UserError
-from .evaluation.results import ResultRow, markdown_table, read_results, results_table, stored_sampler
 from .files import output_folder, read_json
 from .files.writing import written_atomically
 from .hub import PUBLISHED
 from .representation import HyperRepConfig
+from .results import ResultRow, markdown_table, read_results, results_table, stored_sampler
 from .samplers import STATE_NAME
 from .weights import WeightLayout
 

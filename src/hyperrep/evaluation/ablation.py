@@ -17,9 +17,9 @@ from typing import Any
 from ..errors import UserError
 from ..images import ImageData
 from ..representation.loading import load_representation
+from ..results import ResultRow, fingerprint, machine_name
 from ..training import TrainingConfig, train
 from ..zoo import Zoo, zoo_images
-from .results import ResultRow, fingerprint, machine_name
 
 
 logger = logging.getLogger(__name__)
@@ -36,9 +36,7 @@ _IS_ON: dict[str, Callable[[TrainingConfig], bool]] = {
 _WITHOUT: dict[str, Callable[[TrainingConfig], TrainingConfig]] = {
     "normalization": lambda config: replace(config, model=config.model | {"normalize_loss": False}),
     "alignment": lambda config: replace(config, align=False),
-    "behavior": lambda config: replace(
-        config, behavior_weight=0.0, shuffled_weight=0.0, interpolated_weight=0.0, density_weight=0.0
-    ),
+    "behavior": lambda config: replace(config, behavior_weight=0.0, shuffled_weight=0.0),
 }
 
 

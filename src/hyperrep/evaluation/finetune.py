@@ -26,13 +26,13 @@ from ..networks import SmallCNNConfig
 from ..population import Engine, Recipe, train_population
 from ..representation import HyperRepModel
 from ..representation.batched import decode_rows, encode_rows
+from ..results import ResultRow, fingerprint, machine_name, versions
 from ..samplers import Sampler
 from ..training.data import TrainingData
 from ..zoo import Zoo, ZooSplit
 from .novelty import nearest_similarity, vote_accuracy
 from .populations import Filter, FinetuneSettings, Population, check_memory, draw_populations, finite
 from .progress import Outcome, Progress
-from .results import ResultRow, fingerprint, machine_name, versions
 
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from .results import ResultRow
+from ..results import ResultRow
 
 
 COLOURS = {

@@ -15,9 +15,9 @@ from ..files import construct
 from ..images import ImageData
 from ..representation import HyperRepModel
 from ..representation.batched import decode_rows, encode_rows
+from ..results import fingerprint
 from ..samplers import KDE_VARIANTS, KDESampler, Sampler, UniformSampler
 from ..zoo import Zoo, ZooSplit
-from .results import fingerprint
 
 
 FIRST_ORDER_SEED = 1_000_000  # image orders of fine-tuned networks: none that a zoo's own seeds would give

@@ -7,6 +7,7 @@ from ..errors import UserError
 from ..files import output_folder
 from ..population import choose_engine
 from ..representation.loading import load_representation
+from ..results import ResultRow, results_table, stored_sampler, write_results
 from ..samplers import SAMPLER_FOLDER, Sampler
 from ..training import TrainingConfig
 from ..zoo import load_zoo, zoo_images
@@ -15,7 +16,6 @@ from .finetune import check_belongs, evaluate_finetune
 from .plots import plot_finetune
 from .populations import FinetuneSettings
 from .progress import Progress
-from .results import ResultRow, results_table, stored_sampler, write_results
 
 
 SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)

@@ -2,12 +2,8 @@
 what a network does.
 
 *Reconstructions* shall answer as their originals do. And networks decoded from latents that no training network has
-shall answer correctly; without such a term, samples of a density are at chance. Where these latents come from:
-
-- *shuffled*: each dimension is taken from another network of the batch, every value once;
-- *interpolated*: on the line between two networks of the batch, at a random place;
-- *density*: each dimension is a random network's, plus Gaussian noise, as a kernel density with independent dimensions
-  draws it.
+shall answer correctly; without such a term, samples of a density are at chance. These latents are *shuffled*: each
+dimension is taken from another network of the batch, every value once.
 """
 
 import torch
@@ -71,13 +67,6 @@ class BehavioralLoss:
         if self.config.shuffled_weight:
             losses["shuffled_loss"] = self.cross_entropy(model, shuffled(latents, generator), images)
             losses["loss"] = losses["loss"] + self.config.shuffled_weight * losses["shuffled_loss"]
-        if self.config.interpolated_weight:
-            losses["interpolated_loss"] = self.interpolated(model, originals[:count], latents, images, generator)
-            losses["loss"] = losses["loss"] + self.config.interpolated_weight * losses["interpolated_loss"]
-        if self.config.density_weight:
-            drawn = from_density(latents, self.config.density_bandwidth, generator)
-            losses["density_loss"] = self.cross_entropy(model, drawn, images)
-            losses["loss"] = losses["loss"] + self.config.density_weight * losses["density_loss"]
         return losses
 
     def reconstruction(self, original: Tensor, reconstruction: Tensor, images: ImageSplit) -> Tensor:
@@ -93,21 +82,6 @@ class BehavioralLoss:
         targets = population_logits(self.network, original, images.pixels, self.engine).softmax(-1)
         return population_cross_entropy(self.network, reconstruction, images.pixels, targets, self.engine).mean()
 
-    def interpolated(
-        self, model: HyperRepModel, originals: Tensor, latents: Tensor, images: ImageSplit, generator: torch.Generator
-    ) -> Tensor:
-        """Cross-entropy of networks decoded from between two of the batch, with the labels or with the mixture of the
-        two originals' outputs, in the same proportion (`interpolated_targets`)."""
-        partner = torch.rand(len(latents), generator=generator, device=latents.device).argsort()
-        share = torch.rand(len(latents), 1, generator=generator, device=latents.device)
-        between = latents.lerp(latents[partner], share)
-        if self.config.interpolated_targets == "labels":
-            return self.cross_entropy(model, between, images)
-        answers = population_logits(self.network, originals, images.pixels, self.engine).softmax(-1)
-        mixture = answers.lerp(answers[partner], share[:, :, None])  # (batch, images, classes)
-        decoded = model.decode(between)
-        return population_cross_entropy(self.network, decoded, images.pixels, mixture, self.engine).mean()
-
     def cross_entropy(self, model: HyperRepModel, latents: Tensor, images: ImageSplit) -> Tensor:
         """Mean cross-entropy with the labels of the networks decoded from latents (batch, latent_size), in nats."""
         decoded = model.decode(latents)
@@ -122,11 +96,4 @@ def shuffled(latents: Tensor, generator: torch.Generator) -> Tensor:
     return latents.gather(0, keys.argsort(dim=0))
 
 
-def from_density(latents: Tensor, bandwidth: float, generator: torch.Generator) -> Tensor:
-    """As many draws from the Gaussian kernel density of each dimension of latents (batch, latent_size)."""
-    index = torch.randint(len(latents), latents.shape, generator=generator, device=latents.device)
-    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-    return latents.gather(0, index) + bandwidth * noise
-
-
-__all__ = ["BehavioralLoss", "from_density", "shuffled"]
+__all__ = ["BehavioralLoss", "shuffled"]

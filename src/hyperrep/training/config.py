@@ -24,13 +24,12 @@ FROM_ZOO = ("layout", "network", "image_processor", "zoo", "aligned")
 MODEL_KEYS = tuple(name for name in HyperRepConfig.__annotations__ if name not in FROM_ZOO and name != "model_type")
 PRESETS = Path(__file__).parent.parent / "presets"
 LARGEST_COUNT = 10**9  # of steps, networks, units, ...; a seed may be any number of 63 bits
-BEHAVIOR_WEIGHTS = ("behavior_weight", "shuffled_weight", "interpolated_weight", "density_weight")
+BEHAVIOR_WEIGHTS = ("behavior_weight", "shuffled_weight")
 CHOICES = {
     "optimizer": ("adam", "adamw"),
     "lr_schedule": ("constant", "cosine"),
     "mixed_precision": ("no", "bf16"),
     "erase_target": ("augmented", "clean"),
-    "interpolated_targets": ("labels", "mixture"),
     "metric_for_best_model": ("reconstruction_loss", "r2", "accuracy", "probe_r2"),
 }
 
@@ -58,11 +57,6 @@ class TrainingConfig:
             networks and of their reconstructions, see [`~hyperrep.training.behavior.BehavioralLoss`].
         shuffled_weight (`float`, *optional*, defaults to 0.0): weight of the cross-entropy with the labels of networks
             decoded from latents shuffled per dimension across the batch.
-        interpolated_weight (`float`, *optional*, defaults to 0.0): of the same for latents between two networks.
-        interpolated_targets (`str`, *optional*, defaults to `"labels"`): or `mixture`, what the two networks answer.
-        density_weight (`float`, *optional*, defaults to 0.0): of the same for latents drawn, independently in each
-            dimension, from a Gaussian kernel density over the batch.
-        density_bandwidth (`float`, *optional*, defaults to 0.002): its standard deviation, as [`KDESampler`]'s.
         behavior_images (`int`, *optional*, defaults to 32): training images a step for these terms.
         batch_size (`int`, *optional*, defaults to 64): networks a step, over all processes together.
         gradient_accumulation_steps (`int`, *optional*, defaults to 1): micro-batches that a step's batch is divided
@@ -81,7 +75,7 @@ class TrainingConfig:
         checkpoint_epochs (`int`, *optional*, defaults to 10): write a checkpoint every so many epochs.
         metric_for_best_model (`str`, *optional*, defaults to `"reconstruction_loss"`): of the validation split, what
             the next two settings compare: `reconstruction_loss`, `r2`, `accuracy` (of reconstructed networks) or
-            `probe_r2`, see [`~hyperrep.training.evaluation.Evaluator`].
+            `probe_r2`, see [`~hyperrep.training.measures.Evaluator`].
         load_best_model_at_end (`bool`, *optional*, defaults to `False`): the model is that of the best evaluation, not
             of the last step.
         early_stopping_patience (`int`, *optional*): stop after so many evaluations in a row without a better one.
@@ -109,10 +103,6 @@ class TrainingConfig:
 
     behavior_weight: float | int = 0.0
     shuffled_weight: float | int = 0.0
-    interpolated_weight: float | int = 0.0
-    interpolated_targets: str = "labels"
-    density_weight: float | int = 0.0
-    density_bandwidth: float | int = 0.002
     behavior_images: int = 32
 
     batch_size: int = 64
@@ -151,7 +141,7 @@ class TrainingConfig:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("weight_threshold", "learning_rate", "density_bandwidth"):
+        for name in ("weight_threshold", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be positive.")
         for name in ("weight_decay", "warmup_steps", "max_grad_norm", "seed", *BEHAVIOR_WEIGHTS):

@@ -10,38 +10,23 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, broadcast, is_bf16_available
-from torch import optim
+from accelerate.utils import broadcast
 from tqdm.auto import tqdm
 
 from ..errors import UserError
 from ..files import OutputFolder, check_output, disk_explained, mode_of, output_folder, read_json
 from ..files.writing import Mode
-from ..images import ImageData, ImageSplit
-from ..networks import SmallCNNConfig, SmallCNNForImageClassification
-from ..population import choose_engine
-from ..representation import HyperRepModel
 from ..representation.batched import encode_rows
-from ..representation.pca import initialize_by_pca
 from ..samplers import SAMPLER_FOLDER, KDESampler
-from ..weights import WeightLayout, verify_symmetry
-from ..zoo import Zoo, load_zoo, zoo_images
-from .behavior import BehavioralLoss
-from .checkpoints import Checkpoints, RunState
+from ..zoo import Zoo
+from .checkpoints import RunState
 from .config import TrainingConfig
-from .data import TrainingData
-from .evaluation import Evaluator
 from .failures import Interrupted, interruptible, memory_errors_explained
-from .logs import TRACKERS, TrackerFiles, append_log, flat, machine, truncate_log
-from .memory import check_memory
+from .logs import TrackerFiles, append_log, flat, machine, truncate_log
 from .selection import ModelSelection
-from .step import TrainingStep, learning_rate_at
-from .streams import seed_of
+from .start import start
+from .step import learning_rate_at
 
-
-# Settings that change what is written down, not what is learned: a resumed run may have others.
-BOOKKEEPING = {"eval_epochs", "checkpoint_epochs", "log_with"}
 
 RESULTS = "results/training.json"
 
@@ -74,7 +59,7 @@ def train(
             names them by default.
 
     Returns:
-        `dict`: final losses, [`~hyperrep.training.evaluation.Evaluator`]'s measures on a sample of the training split,
+        `dict`: final losses, [`~hyperrep.training.measures.Evaluator`]'s measures on a sample of the training split,
         on the validation and on the test split, and the circumstances.
 
     Raises:
@@ -82,92 +67,19 @@ def train(
             the loss becomes NaN or infinite.
         Interrupted: a `KeyboardInterrupt`, on SIGINT and SIGTERM, once a checkpoint is written; it says how to resume.
     """
-    # 1. check everything the user can get wrong, before anything is written
+    # 1. everything the user can get wrong, before anything is written
     output, mode = Path(output), mode_of(resume, overwrite)
     check_output(output, "representation", mode, resumable=True)
-    available = [str(tracker) for tracker in get_available_trackers()]
-    for tracker in config.trackers:
-        if tracker not in available:
-            there_are = ", ".join(available) or "none"
-            raise UserError(f"tracker log_with {tracker!r} is not installed; there are: {there_are}.")
-    if config.mixed_precision == "bf16" and not is_bf16_available():
-        raise UserError("mixed_precision bf16 is not supported by this device; set mixed_precision no.")
-    zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
-    if config.permute or config.align:
-        _check_symmetry(zoo)
-    data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold, config.align)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
-            log_with=config.trackers or None,
-            project_config=ProjectConfiguration(str(output), logging_dir=str(output / TRACKERS)),
-        )
-    except ValueError as error:  # such as another precision than that of an earlier run in this process
-        raise UserError(f"accelerate does not start: {error}") from error
-    processes, device = accelerator.num_processes, accelerator.device
-    # an environment variable of the launcher would otherwise win over the settings
-    accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
-    if config.batch_size % (processes * config.gradient_accumulation_steps):
-        raise UserError(
-            f"batch_size {config.batch_size} is no multiple of {processes} processes times "
-            f"{config.gradient_accumulation_steps} gradient_accumulation_steps."
-        )
-    if config.batch_size > len(data.train):
-        raise UserError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training checkpoints.")
-    bookkeeping = BOOKKEEPING - {"eval_epochs"} if config.selects else BOOKKEEPING
-    settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping}
-    deciding = {"layout": zoo.config.layout, **settings, "zoo_sha256": data.digest, "num_processes": processes}
-    checkpoints = Checkpoints(output, deciding, zoo.name)
-    if resume:
-        checkpoints.check_settings()
-        if _is_complete(output):
-            logger.info("%s is already complete", output)
-            return read_json(output / RESULTS)
-    model_config = _model_config(config, zoo, data)
-    check_memory(model_config, device)
-    network, images_of_zoo = None, None
-    try:
-        network = zoo.config.network_config()  # there is none where the networks' activations differ
-        images_of_zoo = _find_images(zoo, images)
-    except UserError as error:
-        if config.runs_networks:
-            raise UserError(f"the behavioural loss runs networks on images: {error}") from error
-        if images and network is not None:
-            raise
-        if config.selects and config.metric_for_best_model == "accuracy":
-            raise UserError(f"metric_for_best_model accuracy needs the zoo's images: {error}") from error
-        if accelerator.is_main_process:
-            logger.warning("accuracies of reconstructed networks are left out: %s", error)
-    evaluate, behavior = Evaluator(data), None
-    if network is not None and images_of_zoo is not None:
-        engine = choose_engine("auto", network)
-        evaluate = Evaluator(data, network, engine, images_of_zoo)
-        if config.runs_networks:
-            if config.behavior_images > len(images_of_zoo.train):
-                raise UserError(
-                    f"behavior_images {config.behavior_images} exceeds the {len(images_of_zoo.train)} training images."
-                )
-            split = ImageSplit(images_of_zoo.train.pixels.to(device), images_of_zoo.train.labels.to(device))
-            behavior = BehavioralLoss(network, split, config, engine)
+    run = start(config, zoo, output, resume)
+    accelerator, data, checkpoints = run.accelerator, run.data, run.checkpoints
+    if resume and _is_complete(output):
+        logger.info("%s is already complete", output)
+        return read_json(output / RESULTS)
+    evaluate, behavior = run.measures(images)
 
     # 2. model and optimiser
-    torch.manual_seed(seed_of("weights", config.seed))
-    model = HyperRepModel(model_config)
-    model.set_layer_statistics(data.train)
-    if model.reference is not None and data.reference is not None:
-        model.reference.copy_(data.reference)
-    if config.pca_init:
-        initialize_by_pca(model, data.train)
-    model.to(device)
-    if config.torch_compile:
-        model.compile()  # in place; accelerate's own would also compile later runs of this process
-    optimizer_class = optim.AdamW if config.optimizer == "adamw" else optim.Adam
-    optimizer = optimizer_class(
-        model.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
+    model, optimizer = run.new_model()
+
     # 3. the folder is ours: the last checkpoint
     with ExitStack() as stack:
         files = _claim(stack, accelerator, output, mode)
@@ -184,13 +96,12 @@ def train(
             truncate_log(files, state["step"])
             tracked = TrackerFiles(files)
         if config.trackers:
-            accelerator.init_trackers("hyperrep", config={key: str(value) for key, value in settings.items()})
+            accelerator.init_trackers("hyperrep", config={key: str(value) for key, value in run.settings.items()})
             if files is not None:
                 tracked.name()
 
-        # 4. the loop; all weights lie on the device, views are made there
-        layout = WeightLayout.from_list(zoo.config.layout)
-        advance = TrainingStep(config, accelerator, model, optimizer, data.train.to(device), layout, behavior)
+        # 4. the loop
+        advance = run.step(model, optimizer, behavior)
         started = time.monotonic() - state["seconds"]
 
         def save_checkpoint() -> None:
@@ -269,9 +180,9 @@ def train(
                 "steps": state["step"],
                 "train": state["losses"],
                 **evaluate(model, "train_sample", "validation", "test"),
-                "settings": settings,
+                "settings": run.settings,
                 "seconds": round(time.monotonic() - started, 3),
-                "machine": machine(device, processes),
+                "machine": machine(accelerator.device, accelerator.num_processes),
             }
             if selection.exhausted:
                 logger.info("stopped early, after step %d", state["step"])
@@ -291,35 +202,6 @@ def train(
             if files is not None:
                 tracked.name()
     return read_json(output / RESULTS)
-
-
-def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData):
-    return config.model_config(
-        layout=zoo.config.layout,
-        network=zoo.config.network,
-        image_processor=zoo.config.image_processor,
-        zoo={
-            "name": zoo.name,
-            "revision": zoo.revision,
-            "epochs": config.epochs,
-            "weight_threshold": config.weight_threshold,
-            "num_train": len(data.train),
-            "sha256": data.digest,
-        },
-        aligned=config.align,
-    )
-
-
-def _check_symmetry(zoo: Zoo) -> None:
-    # which activation is all the same, and may differ between the networks of a zoo
-    network = SmallCNNConfig.from_dict({**zoo.config.network, "hidden_act": "tanh"})
-    images = torch.rand(
-        (2, network.num_channels, network.image_size, network.image_size), generator=torch.Generator().manual_seed(0)
-    )
-    try:
-        verify_symmetry(zoo.config.weight_layout(), SmallCNNForImageClassification(network), images)
-    except UserError as error:
-        raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false.") from error
 
 
 def _claim(stack: ExitStack, accelerator: Accelerator, output: Path, mode: Mode) -> OutputFolder | None:
@@ -350,12 +232,6 @@ def _is_complete(output: Path) -> bool:
 def _main_says(accelerator: Accelerator, yes: bool) -> bool:
     """What the main process has decided, on every process."""
     return bool(broadcast(torch.tensor(float(yes), device=accelerator.device)).item())
-
-
-def _find_images(zoo: Zoo, source: str | None) -> ImageData:
-    if source is None and "fingerprint" not in zoo.config.images:
-        raise UserError(f"zoo {zoo.name} does not say which images it was trained on.")
-    return zoo_images(zoo, source)
 
 
 __all__ = ["train"]

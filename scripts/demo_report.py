@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from transformers import pipeline
 
-from ..representation import HyperRepModel
-from ..representation.batched import encode_rows
-from ..samplers import SAMPLER_FOLDER, AnchoredSampler
-from ..zoo import load_zoo, zoo_images
-from .plots import draw_filters, draw_finetune_curves
-from .results import read_results, results_table
+from hyperrep.evaluation.plots import draw_filters, draw_finetune_curves
+from hyperrep.representation import HyperRepModel
+from hyperrep.representation.batched import encode_rows
+from hyperrep.results import read_results, results_table
+from hyperrep.samplers import SAMPLER_FOLDER, AnchoredSampler
+from hyperrep.zoo import load_zoo, zoo_images
 
 
 SHOWN_EPOCHS = (0, 1, 5)

@@ -16,9 +16,9 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
-from ..errors import UserError
-from ..files import OutputFolder, construct, read_json_lines
-from ..version import __version__
+from .errors import UserError
+from .files import OutputFolder, construct, read_json_lines
+from .version import __version__
 
 
 @strict

@@ -15,8 +15,9 @@ from hyperrep.representation import HyperRepModel
 from hyperrep.representation.batched import decode_rows, encode_rows
 from hyperrep.training import TrainingConfig, loop, train
 from hyperrep.training.data import TrainingData
-from hyperrep.training.evaluation import TRAIN_SAMPLE, Evaluator, probe_r2
+from hyperrep.training.measures import TRAIN_SAMPLE, Evaluator, probe_r2
 from hyperrep.training.selection import ModelSelection
+from hyperrep.training.step import TrainingStep
 from hyperrep.zoo import load_zoo
 
 
@@ -81,7 +82,7 @@ def test_accuracies_are_those_of_every_row_on_the_images_of_its_split(digits_zoo
 
 def test_the_training_sample_is_capped_and_the_other_splits_are_not(zoo, monkeypatch):
     data = TrainingData.from_zoo(load_zoo(zoo), [1, 2], 5.0)
-    monkeypatch.setattr("hyperrep.training.evaluation.TRAIN_SAMPLE", 7)
+    monkeypatch.setattr("hyperrep.training.measures.TRAIN_SAMPLE", 7)
     rows = Evaluator(data).rows
     assert [len(rows[split]) for split in ("train_sample", "validation", "test")] == [7, 10, 10]
     assert torch.equal(rows["train_sample"][[0, -1]], data.train[[0, -1]])
@@ -94,7 +95,7 @@ def test_validation_images_are_capped_and_test_images_are_not(digits_zoo, digits
             return Evaluation(torch.zeros(len(weights)), torch.zeros(len(weights)))
 
     seen: list[int] = []
-    monkeypatch.setattr("hyperrep.training.evaluation.VALIDATION_IMAGES", 3)
+    monkeypatch.setattr("hyperrep.training.measures.VALIDATION_IMAGES", 3)
     loaded = load_zoo(digits_zoo)
     model = HyperRepModel(tiny_config().model_config(layout=loaded.config.layout))
     evaluate = Evaluator(
@@ -172,7 +173,7 @@ def scripted(losses):
 
 def test_the_best_model_is_the_one_that_is_kept(zoo, tmp_path, monkeypatch):
     epochs = {"num_train_epochs": 6, "eval_epochs": 1, "checkpoint_epochs": 6, "lr_schedule": "constant"}
-    monkeypatch.setattr(loop, "Evaluator", scripted([3.0, 1.0, 2.0, 2.0, 2.0, 2.0]))
+    monkeypatch.setattr("hyperrep.training.start.Evaluator", scripted([3.0, 1.0, 2.0, 2.0, 2.0, 2.0]))
     results = train(tiny_config(**epochs, load_best_model_at_end=True), zoo, tmp_path / "best")
     assert results["steps"] == 30
     assert results["best"] == {"step": 10, "reconstruction_loss": 1.0}
@@ -185,7 +186,7 @@ def test_the_best_model_is_the_one_that_is_kept(zoo, tmp_path, monkeypatch):
 
 
 def test_early_stopping_counts_evaluations(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "Evaluator", scripted([3.0, 1.0, 2.0, 1.5]))
+    monkeypatch.setattr("hyperrep.training.start.Evaluator", scripted([3.0, 1.0, 2.0, 1.5]))
     epochs = {"num_train_epochs": 20, "eval_epochs": 2, "checkpoint_epochs": 3}
     results = train(tiny_config(**epochs, early_stopping_patience=2), zoo, tmp_path / "out")
     assert results["steps"] == 4 * 2 * 5
@@ -215,8 +216,8 @@ def test_a_resumed_run_chooses_and_stops_as_an_undisturbed_one(zoo, tmp_path, mo
             raise Killed
         return advance(self, step, stop)
 
-    advance = loop.TrainingStep.__call__
-    monkeypatch.setattr(loop.TrainingStep, "__call__", dies)
+    advance = TrainingStep.__call__
+    monkeypatch.setattr(TrainingStep, "__call__", dies)
     if dies_at < whole["steps"]:
         with pytest.raises(Killed):
             train(config, zoo, tmp_path / "out")
@@ -232,7 +233,7 @@ def test_a_run_that_had_decided_to_stop_does_not_go_on_when_resumed(zoo, tmp_pat
         raise Killed
 
     config = tiny_config(num_train_epochs=12, eval_epochs=1, checkpoint_epochs=1, early_stopping_patience=1)
-    monkeypatch.setattr(loop, "Evaluator", scripted([3.0, 2.0, 4.0]))
+    monkeypatch.setattr("hyperrep.training.start.Evaluator", scripted([3.0, 2.0, 4.0]))
     monkeypatch.setattr(loop, "KDESampler", killed)
     with pytest.raises(Killed):
         train(config, zoo, tmp_path / "out")

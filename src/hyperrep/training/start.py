@@ -1,0 +1,228 @@
+"""Everything that a training run needs, and everything that the user can get wrong, before anything is written."""
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import ProjectConfiguration, is_bf16_available
+from torch import optim
+
+from ..errors import UserError
+from ..images import ImageData, ImageSplit
+from ..networks import SmallCNNConfig, SmallCNNForImageClassification
+from ..population import Engine, choose_engine
+from ..representation import HyperRepConfig, HyperRepModel
+from ..representation.pca import initialize_by_pca
+from ..weights import WeightLayout, verify_symmetry
+from ..zoo import Zoo, load_zoo, zoo_images
+from .behavior import BehavioralLoss
+from .checkpoints import Checkpoints
+from .config import TrainingConfig
+from .data import TrainingData
+from .logs import TRACKERS
+from .measures import Evaluator
+from .memory import check_memory
+from .step import TrainingStep
+from .streams import seed_of
+
+
+# Settings that change what is written down, not what is learned: a resumed run may have others.
+BOOKKEEPING = {"eval_epochs", "checkpoint_epochs", "log_with"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        config ([`TrainingConfig`]), zoo ([`~hyperrep.zoo.Zoo`]), data ([`TrainingData`]), accelerator (`Accelerator`)
+        settings (`dict`): of the configuration, those that decide what is learned.
+        checkpoints ([`Checkpoints`])
+        model_config ([`HyperRepConfig`])
+    """
+
+    config: TrainingConfig
+    zoo: Zoo
+    data: TrainingData
+    accelerator: Accelerator
+    settings: dict[str, Any]
+    checkpoints: Checkpoints
+    model_config: HyperRepConfig
+
+    def measures(self, images: str | None) -> tuple[Evaluator, BehavioralLoss | None]:
+        """What the model is evaluated by, and the loss that runs networks, if there is to be one.
+
+        Args:
+            images (`str`, *optional*): where the zoo's images are; as the zoo names them by default.
+
+        Raises:
+            UserError: if networks must be run on images and cannot be.
+        """
+        found = _networks_and_images(self.config, self.zoo, images, self.accelerator.is_main_process)
+        if found is None:
+            return Evaluator(self.data), None
+        network, pictures = found
+        engine, behavior = choose_engine("auto", network), None
+        if self.config.runs_networks:
+            behavior = _behavior(self.config, network, pictures, engine, self.accelerator.device)
+        return Evaluator(self.data, network, engine, pictures), behavior
+
+    def new_model(self) -> tuple[HyperRepModel, optim.Optimizer]:
+        """The model at step 0, on the accelerator's device, and its optimiser."""
+        config, device = self.config, self.accelerator.device
+        torch.manual_seed(seed_of("weights", config.seed))
+        model = HyperRepModel(self.model_config)
+        model.set_layer_statistics(self.data.train)
+        if model.reference is not None and self.data.reference is not None:
+            model.reference.copy_(self.data.reference)
+        if config.pca_init:
+            initialize_by_pca(model, self.data.train)
+        model.to(device)
+        if config.torch_compile:
+            model.compile()  # in place; accelerate's own would also compile later runs of this process
+        optimizer_class = optim.AdamW if config.optimizer == "adamw" else optim.Adam
+        optimizer = optimizer_class(
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        return model, optimizer
+
+    def step(self, model: HyperRepModel, optimizer: optim.Optimizer, behavior: BehavioralLoss | None) -> TrainingStep:
+        """What takes the model from one step to the next; all weights lie on the device, views are made there."""
+        weights = self.data.train.to(self.accelerator.device)
+        layout = WeightLayout.from_list(self.zoo.config.layout)
+        return TrainingStep(self.config, self.accelerator, model, optimizer, weights, layout, behavior)
+
+
+def start(config: TrainingConfig, zoo: Zoo | str | Path, output: Path, resume: bool = False) -> Start:
+    """Check settings, zoo, device and the earlier run; writes nothing. See [`~hyperrep.training.train`].
+
+    Raises:
+        UserError: if they do not fit together.
+    """
+    _check_surroundings(config)
+    zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
+    if config.permute or config.align:
+        _check_symmetry(zoo)
+    data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold, config.align)
+    accelerator = _accelerator(config, output)
+    _check_batches(config, data, accelerator.num_processes)
+    bookkeeping = BOOKKEEPING - {"eval_epochs"} if config.selects else BOOKKEEPING
+    settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping}
+    processes = {"num_processes": accelerator.num_processes}
+    deciding = {"layout": zoo.config.layout, **settings, "zoo_sha256": data.digest, **processes}
+    checkpoints = Checkpoints(output, deciding, zoo.name)
+    if resume:
+        checkpoints.check_settings()
+    model_config = _model_config(config, zoo, data)
+    check_memory(model_config, accelerator.device)
+    return Start(config, zoo, data, accelerator, settings, checkpoints, model_config)
+
+
+def _check_surroundings(config: TrainingConfig) -> None:
+    available = [str(tracker) for tracker in get_available_trackers()]
+    for tracker in config.trackers:
+        if tracker not in available:
+            there_are = ", ".join(available) or "none"
+            raise UserError(f"tracker log_with {tracker!r} is not installed; there are: {there_are}.")
+    if config.mixed_precision == "bf16" and not is_bf16_available():
+        raise UserError("mixed_precision bf16 is not supported by this device; set mixed_precision no.")
+
+
+def _accelerator(config: TrainingConfig, output: Path) -> Accelerator:
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=config.trackers or None,
+            project_config=ProjectConfiguration(str(output), logging_dir=str(output / TRACKERS)),
+        )
+    except ValueError as error:  # such as another precision than that of an earlier run in this process
+        raise UserError(f"accelerate does not start: {error}") from error
+    # an environment variable of the launcher would otherwise win over the settings
+    accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
+    return accelerator
+
+
+def _check_batches(config: TrainingConfig, data: TrainingData, processes: int) -> None:
+    if config.batch_size % (processes * config.gradient_accumulation_steps):
+        raise UserError(
+            f"batch_size {config.batch_size} is no multiple of {processes} processes times "
+            f"{config.gradient_accumulation_steps} gradient_accumulation_steps."
+        )
+    if config.batch_size > len(data.train):
+        raise UserError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training checkpoints.")
+
+
+def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> HyperRepConfig:
+    return config.model_config(
+        layout=zoo.config.layout,
+        network=zoo.config.network,
+        image_processor=zoo.config.image_processor,
+        zoo={
+            "name": zoo.name,
+            "revision": zoo.revision,
+            "epochs": config.epochs,
+            "weight_threshold": config.weight_threshold,
+            "num_train": len(data.train),
+            "sha256": data.digest,
+        },
+        aligned=config.align,
+    )
+
+
+def _check_symmetry(zoo: Zoo) -> None:
+    # which activation is all the same, and may differ between the networks of a zoo
+    network = SmallCNNConfig.from_dict({**zoo.config.network, "hidden_act": "tanh"})
+    images = torch.rand(
+        (2, network.num_channels, network.image_size, network.image_size), generator=torch.Generator().manual_seed(0)
+    )
+    try:
+        verify_symmetry(zoo.config.weight_layout(), SmallCNNForImageClassification(network), images)
+    except UserError as error:
+        raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false.") from error
+
+
+def _networks_and_images(
+    config: TrainingConfig, zoo: Zoo, source: str | None, is_main: bool
+) -> tuple[SmallCNNConfig, ImageData] | None:
+    """What it takes to run networks; `None`, with a warning, where they cannot be run and need not be.
+
+    Raises:
+        UserError: if they cannot be run and must.
+    """
+    network = None
+    try:
+        network = zoo.config.network_config()  # there is none where the networks' activations differ
+        if source is None and "fingerprint" not in zoo.config.images:
+            raise UserError(f"zoo {zoo.name} does not say which images it was trained on.")
+        return network, zoo_images(zoo, source)
+    except UserError as error:
+        if config.runs_networks:
+            raise UserError(f"the behavioural loss runs networks on images: {error}") from error
+        if source and network is not None:
+            raise
+        if config.selects and config.metric_for_best_model == "accuracy":
+            raise UserError(f"metric_for_best_model accuracy needs the zoo's images: {error}") from error
+        if is_main:
+            logger.warning("accuracies of reconstructed networks are left out: %s", error)
+        return None
+
+
+def _behavior(
+    config: TrainingConfig, network: SmallCNNConfig, images: ImageData, engine: Engine, device: torch.device
+) -> BehavioralLoss:
+    if config.behavior_images > len(images.train):
+        raise UserError(f"behavior_images {config.behavior_images} exceeds the {len(images.train)} training images.")
+    split = ImageSplit(images.train.pixels.to(device), images.train.labels.to(device))
+    return BehavioralLoss(network, split, config, engine)
+
+
+__all__ = ["Start", "start"]
