@@ -141,8 +141,8 @@ def test_what_is_staged_comes_together_and_replaces_what_was_ours(ours):
 
 def test_what_a_killed_run_left_is_removed(ours):
     (ours / "sub" / ".b.json.77.hyperrep-tmp").write_text("half")
-    (ours / "tmpabc.hyperrep-tmp").mkdir()
-    (ours / "tmpabc.hyperrep-tmp" / "x").write_text("half")
+    (ours / ".hyperrep-stage-abc.hyperrep-tmp").mkdir()
+    (ours / ".hyperrep-stage-abc.hyperrep-tmp" / "x").write_text("half")
     with output_folder(ours, "zoo", "resume"):
         pass
     assert set(tree(ours)) == {"a.txt", "sub/b.json", "work/c.bin", ".hyperrep.json"}

@@ -354,7 +354,7 @@ def _populations(rows: Sequence[ResultRow]) -> str:
 def _stored(rows: Sequence[ResultRow], sampler: Mapping[str, Any]) -> str:
     """Which population the sampler gave that lies in the folder, if it is still the same."""
     settings = next((row.settings.get("sampling") for row in rows if row.settings.get("stored_sampler")), None)
-    if not settings or any(sampler.get(name) != value for name, value in settings.items()):
+    if not isinstance(settings, dict) or any(sampler.get(name) != value for name, value in settings.items()):
         return ""
     return f" The sampler that ships with the model is {stored_sampler(rows)}."
 

@@ -22,6 +22,7 @@ from .hub import push_folder
 from .representation import HyperRepModel
 from .representation.batched import decode_rows
 from .representation.loading import load_representation
+from .results import markdown_table
 from .samplers import SAMPLER_FOLDER, Sampler
 from .version import __version__
 from .weights import WeightLayout
@@ -45,9 +46,7 @@ network = AutoModelForImageClassification.from_pretrained(".")  # this folder
 processor = AutoImageProcessor.from_pretrained(".")
 ```
 
-| made with | |
-|---|---|
-$rows
+$table
 """)
 
 
@@ -155,8 +154,9 @@ class WeightGenerationOutput:
         )
         drawn = self.made_by.get("selected", range(len(self)))
         made_by = {name: value for name, value in self.made_by.items() if name != "selected"}
-        rows = "\n".join(f"| {name} | {value} |" for name, value in {"number": drawn[index], **made_by}.items())
-        return f"---\n{data.to_yaml()}\n---\n{_CARD.substitute(rows=rows)}"
+        lines = [[name, str(value)] for name, value in {"number": drawn[index], **made_by}.items()]
+        table = markdown_table(["made with", ""], lines)
+        return f"---\n{data.to_yaml()}\n---\n{_CARD.substitute(table=table)}"
 
 
 class HyperRepPipeline:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .output import print_text
+
 
 Representation = Annotated[str, typer.Argument(help="Folder or Hub id of a representation.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
@@ -53,7 +55,7 @@ def train_representation(
         raise SystemExit(128 + interrupted.signal) from interrupted  # it says how to go on
     validation, test = results["validation"]["r2"], results["test"]["r2"]
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"{output}: R² {validation:.4f} on the validation split, {test:.4f} on the test split")
+        print_text(f"{output}: R² {validation:.4f} on the validation split, {test:.4f} on the test split")
 
 
 def tell_once(message: str) -> None:
@@ -99,7 +101,7 @@ def sample(
     told = dict(entry.partition("=")[::2] for entry in network or ())
     networks = pipe(num_models, generator=generator, network=told)
     networks.save_pretrained(output, overwrite=overwrite)
-    typer.echo(f"{num_models} networks in {output}")
+    print_text(f"{num_models} networks in {output}")
 
 
 def card(
@@ -116,11 +118,11 @@ def card(
 
         if output is not None:
             raise UserError(f"{folder} is a zoo, whose card goes into it with its plot; leave out --output.")
-        typer.echo(f"wrote {write_zoo_card(folder, repo)}")
+        print_text(f"wrote {write_zoo_card(folder, repo)}")
     else:
         from hyperrep.cards import write_model_card
 
-        typer.echo(f"wrote {write_model_card(folder, repo or 'org/hyperrep', output)}")
+        print_text(f"wrote {write_model_card(folder, repo or 'org/hyperrep', output)}")
 
 
 def push(
@@ -134,4 +136,4 @@ def push(
 
     repo_type = "dataset" if (folder / "zoo_config.json").exists() else "model"
     url = push_folder(folder, repo, repo_type=repo_type, private=private, commit_message=message)
-    typer.echo(f"published at {url}")
+    print_text(f"published at {url}")

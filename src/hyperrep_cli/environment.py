@@ -1,12 +1,13 @@
 """`hyperrep env`: what to say about a machine when something is reported."""
 
-import json
 import os
 import platform
 import sys
 from typing import Annotated, Any
 
 import typer
+
+from .output import print_json, print_text
 
 
 LIBRARIES = ("hyperrep", "torch", "transformers", "datasets", "accelerate", "safetensors", "huggingface_hub")
@@ -16,10 +17,10 @@ def environment(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")
     """Print versions, device and engine; nothing of the user's."""
     described = _describe()
     if as_json:
-        typer.echo(json.dumps(described, indent=2))
+        print_json(described)
     else:
         for name, value in described.items():
-            typer.echo(f"{name + ':':18} {value}")
+            print_text(f"{name + ':':18} {value}")
 
 
 def _describe() -> dict[str, Any]:

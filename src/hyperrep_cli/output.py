@@ -23,6 +23,7 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """A table; columns of numbers to the right."""
+    from rich.markup import escape
     from rich.table import Table
 
     plain = not _encoding().lower().startswith("utf")
@@ -35,10 +36,10 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
     table = Table()
     for name in header:
         words = name in ("method", "variant", "ingredients")
-        table.add_column(text(name), justify="left" if words else "right", no_wrap=True)
+        table.add_column(escape(text(name)), justify="left" if words else "right", no_wrap=True)
     for line in lines:
-        table.add_row(*map(text, line))
-    show(f"\n{text(title)}", table)
+        table.add_row(*(escape(text(cell)) for cell in line))
+    show(f"\n{escape(text(title))}", table)
 
 
 def show(*parts: Any) -> None:

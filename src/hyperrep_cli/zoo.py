@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .output import print_json, print_text, show
+
 
 app = typer.Typer(help="Build and inspect model zoos.", no_args_is_help=True)
 
@@ -82,8 +84,15 @@ def build(
 
 def _processes():
     """Accelerate's account of the processes a launcher started, `None` where there is but this one."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if (size := os.environ.get("WORLD_SIZE", "1")) == "1":
         return None
+    if not size.isdecimal() or "MASTER_ADDR" not in os.environ:
+        from hyperrep.errors import UserError
+
+        raise UserError(
+            f"WORLD_SIZE is {size!r}, which a launcher sets together with MASTER_ADDR and others; unset it, or start "
+            "with accelerate launch or torchrun."
+        )
     import torch
     from accelerate import PartialState
 
@@ -104,7 +113,7 @@ def rewrite(
     check_output(output, "zoo", mode_of(overwrite=overwrite))
     loaded = load_zoo(zoo)
     write_zoo(output, loaded.config, loaded.splits, mode_of(overwrite=overwrite), repo)
-    typer.echo(f"wrote {output}")
+    print_text(f"wrote {output}")
 
 
 @app.command()
@@ -117,8 +126,6 @@ def info(
 
 
 def _print_info(path: str | Path, as_json: bool = False) -> None:
-    import json
-
     from hyperrep.zoo import load_zoo
     from hyperrep.zoo.card import accuracy_by_epoch
 
@@ -139,23 +146,25 @@ def _print_info(path: str | Path, as_json: bool = False) -> None:
                 if mean == mean  # JSON has no NaN
             ],
         }
-        typer.echo(json.dumps(values, indent=2))
+        print_json(values)
         return
 
     from rich.bar import Bar
+    from rich.markup import escape
     from rich.table import Table
 
-    from .output import show
-
     table = Table(
-        title=f"{path}: {config.num_models:,} models of {config.weight_layout().num_params:,} parameters, "
-        f"images {config.images.get('name', 'unknown')}"
+        title=escape(
+            f"{path}: {config.num_models:,} models of {config.weight_layout().num_params:,} parameters, "
+            f"images {config.images.get('name', 'unknown')}"
+        )
     )
     for column in ("epoch", "test accuracy, %", "models", "published, %"):
         table.add_column(column, justify="right")
     table.add_column("0 to 100 %")
     for epoch, (mean, std, count) in statistics.items():
         reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
-        bar = Bar(size=100, begin=0, end=mean, width=30)
-        table.add_row(str(epoch), f"{mean:.1f} ± {std:.1f}", str(count), reference, bar)
+        known = mean == mean  # NaN where a zoo of somebody's own does not say
+        bar = Bar(size=100, begin=0, end=mean if known else 0, width=30)
+        table.add_row(str(epoch), f"{mean:.1f} ± {std:.1f}" if known else "", str(count), reference, bar)
     show(table, "checkpoints: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()))

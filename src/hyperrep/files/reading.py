@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -47,15 +48,27 @@ def read_json_lines(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     return [(where, _parsed(line, where)) for where, line in lines if line.strip()]
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, largest: int = LARGEST_JSON, kind: str = "JSON") -> str:
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        check_regular(path)
+        if path.stat().st_size > largest:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes; no settings file of ours is that large.")
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged or no JSON: {error}.") from error
+        raise UserError(f"{path} is no text in UTF-8, and so no {kind}: {error}.") from error
+
+
+def check_regular(path: str | Path) -> None:
+    """Whether a path that is there is an ordinary file: others (a pipe, a device) may have no end, or no beginning.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is a pipe, a device or a socket; an ordinary file is needed.")
 
 
 def _parsed(text: str, where: str | Path) -> dict[str, Any]:
@@ -82,8 +95,8 @@ def _finite(text: str) -> float:
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} comes twice")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"key {counts.most_common(1)[0][0]!r} comes twice")
     return values
 
 
@@ -124,15 +137,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             something else.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST_YAML:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes; no settings file is that large.")
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8: {error}.") from error
-    values = parse_yaml(text, path)
+    values = parse_yaml(_text(path, LARGEST_YAML, "YAML"), path)
     if not isinstance(values, dict | None):
         raise UserError(f"{path} holds a {type(values).__name__}; it should hold lines `key: value`.")
     return values or {}
@@ -199,6 +204,7 @@ def read_tensors(
             floating-point numbers, or not finite.
     """
     path = Path(path)
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             if set(file.keys()) != set(shapes):
@@ -218,7 +224,10 @@ def read_tensors(
             continue
         if not tensor.is_floating_point():
             raise UserError(f"{path}: {name} holds {tensor.dtype}; floating-point numbers are needed.")
-        tensors[name] = tensor.float()
+        try:
+            tensors[name] = tensor.float()
+        except RuntimeError as error:  # of bits that torch can hold and not read
+            raise UserError(f"{path}: {name} holds {tensor.dtype}, which cannot be read as float32.") from error
         if not torch.isfinite(tensors[name]).all():
             raise UserError(f"{path}: {name} holds NaN or infinite numbers.")
     return tensors
@@ -236,6 +245,7 @@ def read_parquet(files: Sequence[str | Path], schema: pa.Schema) -> pa.Table:
     """
     tables = []
     for path in files:
+        check_regular(path)
         try:
             found = pq.read_schema(path)
             for field in schema:

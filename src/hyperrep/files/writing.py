@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +31,8 @@ MANIFEST = ".hyperrep.json"
 LOCK = ".hyperrep.lock"
 SOFT_LOCK = ".hyperrep.held"  # where the file system knows no locks (NFS, Lustre): whoever made it holds it
 TEMPORARY = ".hyperrep-tmp"  # ends the name of what is being written; what a killed run left of it is removed
+STAGE = ".hyperrep-stage-"  # begins that of a folder
+LEFT = re.compile(rf"\..+\.\d+{re.escape(TEMPORARY)}|{re.escape(STAGE)}\w+{re.escape(TEMPORARY)}")
 
 Mode = Literal["new", "resume", "overwrite", "add"]
 
@@ -176,7 +179,7 @@ class OutputFolder:
         """
         target = self._replaceable(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with written_atomically(target) as temporary:
+        with written_atomically(target, self.path) as temporary:
             write(temporary)
             _give_usual_mode(temporary)
             self._record({name: None if working else _hash(temporary)})
@@ -197,7 +200,7 @@ class OutputFolder:
         Args:
             replace (`bool`, *optional*): what was ours in the folder goes when they come.
         """
-        with disk_explained(self.path), tempfile.TemporaryDirectory(dir=self.path, suffix=TEMPORARY) as temporary:
+        with disk_explained(self.path), self._stage() as temporary:
             stage = Path(temporary)
             yield stage
             new = {name: _hash(stage / name) for name in _walk(stage)}
@@ -218,10 +221,10 @@ class OutputFolder:
         Raises:
             UserError: if there is something of that name, or the disk is full.
         """
-        target = self.path / name
+        target = self._inside(name)
         if os.path.lexists(target):
             raise UserError(f"{target} exists, and was not written by hyperrep; move it away.")
-        with disk_explained(self.path), tempfile.TemporaryDirectory(dir=self.path, suffix=TEMPORARY) as temporary:
+        with disk_explained(self.path), self._stage() as temporary:
             stage = Path(temporary, "stage")
             stage.mkdir()
             yield stage
@@ -256,21 +259,42 @@ class OutputFolder:
         self.remove(*(name for name in self._files() if name not in kept))
 
     def tidy(self) -> None:
-        """Remove what killed runs left half-written. Only while nobody else writes here."""
-        for folder, folders, files in os.walk(self.path):
-            for name in [name for name in folders if name.endswith(TEMPORARY)]:
-                shutil.rmtree(Path(folder, name))
-                folders.remove(name)
-            for name in files:
-                if name.endswith(TEMPORARY):
-                    Path(folder, name).unlink(missing_ok=True)
+        """Remove what killed runs left half-written, here and where files of ours lie; nothing that is called
+        otherwise. Only while nobody else writes here."""
+        ours = {(self.path / name).parent for name in (*self._hashes, *self._working)}
+        for folder in {self.path, *ours}:
+            inside = self.path in (folder, *folder.parents) and Path(os.path.realpath(folder)) == folder
+            if not inside or not folder.is_dir():
+                continue
+            for path in [path for path in folder.iterdir() if LEFT.fullmatch(path.name) and not path.is_symlink()]:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def _stage(self) -> tempfile.TemporaryDirectory:
+        return tempfile.TemporaryDirectory(dir=self.path, prefix=STAGE, suffix=TEMPORARY)
+
+    def _inside(self, name: str) -> Path:
+        """Where a file of this name lies.
+
+        Raises:
+            UserError: if a folder on the way there is a link, so that it would lie elsewhere.
+        """
+        target = self.path / name
+        for folder in target.parents:
+            if folder == self.path:
+                break
+            if folder.is_symlink():
+                raise UserError(f"{folder} is a symbolic link: nothing is written through it. Put a folder there.")
+        return target
 
     def _files(self) -> Iterator[str]:
         """Names of all files but the manifest and the lock, and of links; folders behind links are not entered."""
         return (name for name in _walk(self.path) if name not in (MANIFEST, LOCK, SOFT_LOCK) and TEMPORARY not in name)
 
     def _replaceable(self, name: str) -> Path:
-        target = self.path / name
+        target = self._inside(name)
         if os.path.lexists(target) and not self.is_ours(name):
             raise UserError(
                 f"{target} was not written by hyperrep, or was changed since; it is not replaced. Move it away, or "
@@ -319,13 +343,13 @@ class OutputFolder:
 
 
 @contextmanager
-def written_atomically(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` that is renamed to it, or removed on an error.
+def written_atomically(target: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A temporary path in `folder`, or beside `target`, that is renamed to it, or removed on an error.
 
     Raises:
         UserError: if the disk is full or the folder cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")
+    temporary = (folder or target.parent) / f".{target.name}.{os.getpid()}{TEMPORARY}"
     try:
         with disk_explained(target.parent):
             yield temporary

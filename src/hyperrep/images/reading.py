@@ -135,6 +135,11 @@ class _Reader:
                 f"{self.split} split."
             )
         if isinstance(feature, ClassLabel):
+            if outside := [value for value in values if not 0 <= value < len(feature.names)]:
+                raise UserError(
+                    f"{self.where}: the {self.split} split has class {outside[0]}; column {column!r} names "
+                    f"{len(feature.names)} classes, 0 to {len(feature.names) - 1}."
+                )
             return values, feature.names
         found = sorted(set(values))
         position = {value: index for index, value in enumerate(found)}

@@ -30,8 +30,13 @@ def check_epoch(
     """
     _, images, labels = check_evaluation(population.network, population.weights, images, labels)
     models = len(population)
-    for name in ("first_moment", "second_moment"):
-        _floats(name, getattr(population, name), population.weights.shape)
+    for name in ("weights", "first_moment", "second_moment"):
+        tensor = getattr(population, name)
+        _floats(name, tensor, population.weights.shape)
+        if not tensor.is_contiguous() or tensor.requires_grad or tensor.is_inference():  # it is changed in place
+            raise UserError(f"{name} cannot be changed in place: give .detach().clone().contiguous().")
+    if not isinstance(population.steps, int) or population.steps < 0:
+        raise UserError(f"steps is {population.steps!r}; it must be a whole number, at least 0.")
     for name, largest in {"learning_rates": math.inf, "weight_decays": math.inf, "dropouts": 1.0}.items():
         values = getattr(population, name)
         if values is None:
@@ -60,7 +65,7 @@ def check_evaluation(
     Raises:
         UserError: says what does not fit.
     """
-    weights, images = check_inputs(network, weights, images)
+    weights, images = (tensor.detach() for tensor in check_inputs(network, weights, images))
     # how many outputs another module has, only its forward pass can tell
     classes = network.num_classes if isinstance(network, SmallCNNConfig) else None
     return weights, images, _whole("labels", labels, [len(images)], classes, "the network has {} classes")
@@ -128,6 +133,9 @@ def check_architecture(network: SmallCNNConfig) -> None:
 
 
 def _floats(name: str, values: Tensor, shape: Sequence[int | None]) -> Tensor:
+    if not isinstance(values, Tensor) or values.layout != torch.strided or values.is_meta:
+        kind = f"a {values.layout} tensor on {values.device}" if isinstance(values, Tensor) else type(values).__name__
+        raise UserError(f"{name} are {kind}; a dense torch.Tensor with values is needed.")
     if not values.is_floating_point():
         raise UserError(f"{name} are {values.dtype}; floating-point numbers are needed.")
     _check_shape(name, values, shape)

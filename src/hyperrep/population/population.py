@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Protocol
 
 import numpy as np
@@ -41,8 +42,8 @@ class Recipe:
     def __post_init__(self):
         if self.optimizer not in OPTIMIZERS:
             raise UserError(f"optimizer {self.optimizer!r} is unknown; choose from {', '.join(OPTIMIZERS)}.")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size is {self.batch_size}; it must be at least 1.")
+        if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size!r}; it must be a whole number, at least 1.")
         for name in ("learning_rate", "weight_decay", "momentum"):
             if not 0 <= getattr(self, name) < math.inf:  # false for NaN, too
                 raise UserError(f"{name} is {getattr(self, name)}; it must be a finite number, at least 0.")

@@ -54,7 +54,7 @@ class TrainingData:
             digest.update(splits[name].numpy().tobytes())
         reference = None
         if aligned:
-            reference = splits["train"][scores.argmax()].clone()
+            reference = splits["train"][scores.nan_to_num(-torch.inf).argmax()].clone()  # NaN is not known
             splits = {name: align(weights, reference, zoo.config.layout) for name, weights in splits.items()}
         return cls(
             **splits,

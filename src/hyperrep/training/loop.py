@@ -190,7 +190,9 @@ def train(
                 results["best"] = {"step": state["best"]["step"], config.metric_for_best_model: state["best"]["value"]}
             with files.staging() as stage:
                 model.save_pretrained(stage)
-                sampler = KDESampler().fit(encode_rows(model, data.train), data.scores)
+                known = torch.isfinite(data.scores)  # the best are chosen among those whose accuracy is known
+                chosen, scores = (data.train[known], data.scores[known]) if known.any() else (data.train, None)
+                sampler = KDESampler(top=0.3 if known.any() else None).fit(encode_rows(model, chosen), scores)
                 sampler.save_pretrained(stage / SAMPLER_FOLDER)
             files.write_json(RESULTS, results)  # the last, it says that the run is complete
             checkpoints.remove(files)

@@ -85,7 +85,9 @@ def build_zoo(
             if processes:
                 processes.wait_for_everyone()
             shards = _planned(settings, output)
-            folder.working(shard.path(Path(WORK)).as_posix() for shard in shards)
+            names = [shard.path(Path(WORK)).as_posix() for shard in shards]
+            folder.check_replaceable(*names)
+            folder.working(names)
             _train(settings, images, engine, output, shards, rank, count)
             _wait_for(shards, output / WORK)
             with disk_explained(output):

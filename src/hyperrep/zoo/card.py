@@ -320,7 +320,8 @@ def plot_accuracy(
     if shown:
         means, stds = zip(*shown.values())
         axes.errorbar(list(shown), means, stds, fmt="o", color="tab:orange", capsize=3, label="published (B_T)")
-    axes.set(xlabel="epoch", ylabel="test accuracy, %", title=f"{_title(config)}: {config.num_models} networks")
+    axes.set(xlabel="epoch", ylabel="test accuracy, %")
+    axes.set_title(f"{_title(config)}: {config.num_models} networks", parse_math=False)  # a name may have dollar signs
     axes.grid(alpha=0.3)
     figure.legend(frameon=False, loc="outside lower center", ncols=2)  # beside the axes, where no curve can be
     figure.savefig(path, dpi=150)

@@ -16,6 +16,7 @@ from ..networks import SmallCNNConfig, SmallCNNForImageClassification, SmallCNNI
 from ..weights import WeightLayout
 from .protocol import Protocol
 from .settings import MAX_EPOCHS, MAX_MODELS, SPLITS
+from .split import COLUMNS
 
 
 CONFIG_NAME = "zoo_config.json"
@@ -66,6 +67,13 @@ class ZooConfig:
         if "recipe" in self.protocol:
             Protocol.from_dict(self.protocol)
         _check_mapping("grid", self.factors(), list)
+        for name, choices in self.factors().items():
+            kinds = {type(choice) for choice in choices}
+            if name in COLUMNS or not (kinds <= {int, float} or kinds == {str}):
+                raise UserError(
+                    f"grid: {name!r} has {choices!r}; a factor has texts or numbers, and a name that is no column of "
+                    f"every zoo ({', '.join(COLUMNS)})."
+                )
         numbers = {name: self.protocol[name] for name in ("test_epochs", "first_seed") if name in self.protocol}
         _check_mapping("protocol", numbers, int)
         # zoos of earlier versions name one of the values that a factor has

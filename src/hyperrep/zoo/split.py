@@ -18,6 +18,7 @@ METRICS = (
     "test_accuracy",
     "generalization_gap",
 )
+COLUMNS = ("model_id", "seed", "epoch", "weights", *METRICS)  # of every zoo
 
 
 @dataclass(frozen=True, repr=False)
