@@ -15,6 +15,7 @@ from datasets import Dataset, Features, Image
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image as PILImage
 from safetensors import SafetensorError
+from tiny_zoo import TINY_SETTINGS, write_tiny_zoo
 
 import hyperrep_cli
 from hyperrep.errors import UserError
@@ -328,6 +329,18 @@ def test_a_reader_that_goes_away(digits_zoo):
     outcome = subprocess.run(["bash", "-c", f"{line} | head -c 1; {line} >&-"], capture_output=True, text=True)
     assert "Traceback" not in outcome.stderr
     assert "BrokenPipe" not in outcome.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk of Linux")
+def test_a_log_on_a_full_disk_ends_nothing(tmp_path):
+    zoo = write_tiny_zoo(tmp_path / "zoo")
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({**TINY_SETTINGS, "num_train_epochs": 1}))
+    words = ["train", tmp_path / "settings.yaml", "--zoo", zoo, "--output", tmp_path / "out"]
+    for arguments, code in ((words, 0), (["zoo", "info", tmp_path / "nowhere"], 2)):
+        with open("/dev/full", "w") as full:
+            command = [sys.executable, "-m", "hyperrep_cli", *map(str, arguments)]
+            assert subprocess.run(command, stdout=full, stderr=full).returncode == code
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_the_environment_is_told_and_nothing_private(tmp_path):

@@ -114,6 +114,7 @@ def test_saturated_trajectories_follow_float64():
     assert_as_close_to_float64_as_the_loop(NativeEngine(threads=1), SmallCNNConfig(), recipe)
 
 
+@pytest.mark.slow  # two compilations; make test-machines trains with narrow vectors, too
 @pytest.mark.parametrize(("flags", "lanes"), [("-march=x86-64", 4), ("-march=haswell", 8)])
 def test_the_same_source_serves_narrower_vectors(flags, lanes, monkeypatch, tmp_path):
     if native_compile.platform.machine() != "x86_64" or LANES < 8:

@@ -262,7 +262,7 @@ def test_an_unfinished_checkpoint_is_not_resumed_from(zoo, tmp_path, monkeypatch
     with pytest.raises(Killed):
         train(tiny_config(), zoo, tmp_path / "out")
     monkeypatch.undo()
-    half = tmp_path / "out" / "tmpkilled.hyperrep-tmp" / "stage"
+    half = tmp_path / "out" / ".hyperrep-stage-killed.hyperrep-tmp" / "stage"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
     train(tiny_config(), zoo, tmp_path / "out", resume=True)

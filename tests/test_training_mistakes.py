@@ -10,8 +10,8 @@ from training_runs import files, one_thread, script, tiny_config  # noqa: F401
 from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification
 from hyperrep.representation import HyperRepModel
-from hyperrep.training import loop, train
 from hyperrep.training import step as training_step
+from hyperrep.training import train
 from hyperrep.training.checkpoints import Checkpoints
 from hyperrep.training.failures import memory_errors_explained
 from hyperrep.training.step import make_views
@@ -168,7 +168,7 @@ def test_resume_with_networks_of_another_layout_is_refused(zoo, digits_zoo, tmp_
 
 
 def test_bf16_where_there_is_none(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "is_bf16_available", lambda: False)
+    monkeypatch.setattr("hyperrep.training.start.is_bf16_available", lambda: False)
     with pytest.raises(UserError, match="mixed_precision bf16 is not supported by this device; set"):
         train(tiny_config(mixed_precision="bf16"), zoo, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -19,6 +19,7 @@ from . import evaluate, zoo
 from .commands import OVERRIDABLE, card, push, sample, tell_once, train_representation
 from .environment import environment
 from .errors import sentence
+from .output import Unfailing
 
 
 # Threads that wait for one another sleep, where OpenMP lets them spin: on a busy machine they spin in the place of the
@@ -96,7 +97,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± must not lose the work of hours
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before, stderr = signal.signal(signal.SIGTERM, _terminate), sys.stderr
+    sys.stderr = Unfailing(stderr)  # type: ignore[assignment]
     try:
         app()
     except SystemExit as stop:
@@ -117,6 +119,7 @@ def main() -> None:
         tell_once(f"error: {line}")
         sys.exit(2)
     finally:
+        sys.stderr = stderr
         signal.signal(signal.SIGTERM, before)
 
 

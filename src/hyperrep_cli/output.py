@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs, n
 
 PLAIN = {"±": "+/-", "²": "2"}  # where standard output has ASCII alone
 WIDTH = 140  # of a log or a pipe, which have none of their own
+
+
+class Unfailing:
+    """Standard error, to which progress bars write: a full disk behind it must not end the work of hours."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def print_json(value: Any) -> None:

@@ -172,7 +172,6 @@ def small_population(**changes) -> tuple[SmallCNNConfig, Population]:
     "changes",
     [
         {"weights": torch.zeros(1, 2464).expand(2, 2464)},
-        {"weights": torch.zeros(2464, 2).T},
         {"weights": torch.zeros(2, 2464, requires_grad=True)},
         {"weights": torch.zeros(2, 2464, device="meta")},
         {"weights": torch.zeros(2, 2464).to_sparse()},

@@ -33,8 +33,9 @@ def check_epoch(
     for name in ("weights", "first_moment", "second_moment"):
         tensor = getattr(population, name)
         _floats(name, tensor, population.weights.shape)
-        if not tensor.is_contiguous() or tensor.requires_grad or tensor.is_inference():  # it is changed in place
-            raise UserError(f"{name} cannot be changed in place: give .detach().clone().contiguous().")
+        overlaps = any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride()))
+        if overlaps or tensor.requires_grad or tensor.is_inference():
+            raise UserError(f"{name} cannot be changed in place, row by row: give .detach().clone().")
     if not isinstance(population.steps, int) or population.steps < 0:
         raise UserError(f"steps is {population.steps!r}; it must be a whole number, at least 0.")
     for name, largest in {"learning_rates": math.inf, "weight_decays": math.inf, "dropouts": 1.0}.items():

@@ -192,7 +192,8 @@ def train(
                 model.save_pretrained(stage)
                 known = torch.isfinite(data.scores)  # the best are chosen among those whose accuracy is known
                 chosen, scores = (data.train[known], data.scores[known]) if known.any() else (data.train, None)
-                sampler = KDESampler(top=0.3 if known.any() else None).fit(encode_rows(model, chosen), scores)
+                sampler = KDESampler() if known.any() else KDESampler(top=None)
+                sampler.fit(encode_rows(model, chosen), scores)
                 sampler.save_pretrained(stage / SAMPLER_FOLDER)
             files.write_json(RESULTS, results)  # the last, it says that the run is complete
             checkpoints.remove(files)
