@@ -206,20 +206,23 @@ def test_the_model_can_be_published_with_its_code(tmp_path):
     script = """if True:
         import sys, torch
         sys.modules["hyperrep"] = None  # cannot be imported
+        from safetensors.torch import load_file
         from transformers import AutoModel
         model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-        weights, latents = torch.load(sys.argv[1] + "/latents.pt")
-        torch.testing.assert_close(model.encode(weights), latents)
+        tensors = load_file(sys.argv[1] + "/latents.safetensors")
+        torch.testing.assert_close(model.encode(tensors["weights"]), tensors["latents"])
         print(type(model).__module__)
     """
     saving = """if True:
-        import sys, torch
+        import sys
+        from safetensors.torch import save_file
         from test_representation import HyperRepConfig, HyperRepModel, some_weights, tiny_model
         HyperRepConfig.register_for_auto_class()
         HyperRepModel.register_for_auto_class("AutoModel")
         model = tiny_model(aligned=True)
         model.save_pretrained(sys.argv[1])
-        torch.save((some_weights(3), model.encode(some_weights(3)).detach()), sys.argv[1] + "/latents.pt")
+        tensors = {"weights": some_weights(3), "latents": model.encode(some_weights(3)).detach()}
+        save_file(tensors, sys.argv[1] + "/latents.safetensors")
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_MODULES_CACHE": str(tmp_path / "cache")}
     for code in (saving, script):

@@ -14,14 +14,13 @@ from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file, save_file
 from tiny_zoo import TINY_SETTINGS, tiny_layout, write_tiny_zoo
-from training_runs import files, one_thread, script, tiny_config, wait_for  # noqa: F401
+from training_runs import Killed, files, killed_at, one_thread, script, tiny_config, wait_for  # noqa: F401
 
 from hyperrep.errors import UserError
 from hyperrep.files import output_folder
 from hyperrep.representation import HyperRepModel
 from hyperrep.training import loop, train
 from hyperrep.training.checkpoints import Checkpoints
-from hyperrep.training.step import TrainingStep
 
 
 @pytest.fixture(scope="module")
@@ -133,20 +132,6 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, nam
     shutil.rmtree(tmp_path / "out" / "checkpoints" / "step-000005")
     with pytest.raises(UserError, match=r"no checkpoint .* is whole; start anew with --overwrite"):
         checkpoints.load_last(model, optimizer)
-
-
-class Killed(BaseException):
-    pass
-
-
-def killed_at(monkeypatch, last: int) -> None:
-    def dies(self, step, stop=False):
-        if step == last:
-            raise Killed
-        return advance(self, step, stop)
-
-    advance = TrainingStep.__call__
-    monkeypatch.setattr(TrainingStep, "__call__", dies)
 
 
 def test_a_run_whose_newest_checkpoint_and_log_are_damaged_ends_as_one_left_alone(zoo, tmp_path, monkeypatch):

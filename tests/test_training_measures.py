@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from tiny_zoo import write_tiny_zoo
-from training_runs import files, one_thread, tiny_config  # noqa: F401
+from training_runs import Killed, files, killed_at, one_thread, tiny_config  # noqa: F401
 
 from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNConfig
@@ -17,7 +17,6 @@ from hyperrep.training import TrainingConfig, loop, train
 from hyperrep.training.data import TrainingData
 from hyperrep.training.measures import TRAIN_SAMPLE, Evaluator, probe_r2
 from hyperrep.training.selection import ModelSelection
-from hyperrep.training.step import TrainingStep
 from hyperrep.zoo import load_zoo
 
 
@@ -194,10 +193,6 @@ def test_early_stopping_counts_evaluations(zoo, tmp_path, monkeypatch):
     assert log_of(tmp_path / "out")[-1]["step"] == 40
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("dies_at", [3, 13, 22, 33])
 def test_a_resumed_run_chooses_and_stops_as_an_undisturbed_one(zoo, tmp_path, monkeypatch, dies_at):
     settings = {
@@ -211,13 +206,7 @@ def test_a_resumed_run_chooses_and_stops_as_an_undisturbed_one(zoo, tmp_path, mo
     whole = train(config, zoo, tmp_path / "whole")
     assert whole["best"]["step"] < whole["steps"]
 
-    def dies(self, step, stop=False):
-        if step == dies_at:
-            raise Killed
-        return advance(self, step, stop)
-
-    advance = TrainingStep.__call__
-    monkeypatch.setattr(TrainingStep, "__call__", dies)
+    killed_at(monkeypatch, dies_at)
     if dies_at < whole["steps"]:
         with pytest.raises(Killed):
             train(config, zoo, tmp_path / "out")

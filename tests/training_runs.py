@@ -11,6 +11,7 @@ import torch
 from tiny_zoo import TINY_SETTINGS
 
 from hyperrep.training import TrainingConfig
+from hyperrep.training.step import TrainingStep
 
 
 ROOT = Path(__file__).parent.parent
@@ -46,3 +47,19 @@ def wait_for(condition, run: subprocess.Popen) -> None:
     while not condition():
         assert run.poll() is None, f"the run ended early: {run.stderr.read()}"
         time.sleep(0.005)
+
+
+class Killed(BaseException):
+    """As a kill ends a run: nothing that handles exceptions sees it."""
+
+
+def killed_at(monkeypatch, last: int) -> None:
+    """From now on a run dies before its step `last`, counted from 0."""
+
+    def dies(self, step, stop=False):
+        if step == last:
+            raise Killed
+        return advance(self, step, stop)
+
+    advance = TrainingStep.__call__
+    monkeypatch.setattr(TrainingStep, "__call__", dies)

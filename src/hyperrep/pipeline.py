@@ -235,7 +235,7 @@ class HyperRepPipeline:
 
     @model.setter
     def model(self, model: HyperRepModel) -> None:
-        _check_width(model, self.sampler)
+        check_width(model, self.sampler)
         self._model = model.eval()
 
     @property
@@ -245,7 +245,7 @@ class HyperRepPipeline:
 
     @sampler.setter
     def sampler(self, sampler: Sampler) -> None:
-        _check_width(self.model, sampler)
+        check_width(self.model, sampler)
         self._sampler = sampler
 
     @property
@@ -365,7 +365,12 @@ def _known(told: Mapping[str, Any], network: Mapping[str, Any]) -> Mapping[str, 
     return told
 
 
-def _check_width(model: HyperRepModel, sampler: Sampler) -> None:
+def check_width(model: HyperRepModel, sampler: Sampler) -> None:
+    """Whether a sampler draws what a model decodes.
+
+    Raises:
+        UserError: if its latents have another width.
+    """
     if sampler.latent_size != model.config.latent_size:
         raise UserError(
             f"the sampler's latents have {sampler.latent_size} entries, the model's {model.config.latent_size}."

@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..files import construct
 from ..images import ImageData
 from ..networks import SmallCNNConfig
+from ..pipeline import check_width
 from ..population import Engine, Recipe, train_population
 from ..representation import HyperRepModel
 from ..representation.batched import decode_rows, encode_rows
@@ -47,10 +48,8 @@ def check_belongs(model: HyperRepModel, zoo: Zoo, sampler: Sampler | None, sourc
     """
     if zoo.config.layout != model.config.layout:
         raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {source}.")
-    if sampler is not None and sampler.latent_size != model.config.latent_size:
-        raise UserError(
-            f"the sampler's latents have {sampler.latent_size} entries, the model's {model.config.latent_size}."
-        )
+    if sampler is not None:
+        check_width(model, sampler)
 
 
 def evaluate_finetune(

@@ -81,7 +81,7 @@ class Sampler(ABC):
             fine &= torch.isfinite(scores)
         if broken := int((~fine).sum()):
             raise UserError(f"{broken} of the {len(latents)} latents or their scores are NaN or infinite.")
-        self.state = self._fit(plain(latents), None if scores is None else plain(scores))
+        self.state = self._fit(_on_cpu(latents), None if scores is None else _on_cpu(scores))
         return self
 
     @abstractmethod
@@ -184,7 +184,7 @@ class Sampler(ABC):
         """
 
 
-def plain(tensor: Tensor) -> Tensor:
+def _on_cpu(tensor: Tensor) -> Tensor:
     """Float32 on the CPU, without gradient."""
     return tensor.detach().float().cpu().contiguous()
 
