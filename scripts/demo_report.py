@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import pipeline
 
-from hyperrep.evaluation.plots import draw_filters, draw_finetune_curves
+from hyperrep.evaluation.plots import draw_curves, draw_filters
 from hyperrep.representation import HyperRepModel
 from hyperrep.representation.batched import encode_rows
 from hyperrep.results import read_results, results_table
@@ -43,7 +43,7 @@ def draw_report(run: Path, path: Path) -> None:
     _draw_zoo(figure.add_subplot(grid[0, :2]), zoo)
     _draw_latents(figure.add_subplot(grid[0, 2:4]), model, zoo, sampler)
     curves = figure.add_subplot(grid[0, 4:])
-    draw_finetune_curves(curves, rows, variants=("", "independent"))
+    draw_curves(curves, rows, first_only=True)
     curves.legend(framealpha=0.8, fontsize=8, loc="best")
     _draw_filters(figure, grid[1, :3], zoo, run)
     _draw_predictions(figure, grid[1, 3:], run, zoo_images(zoo))

@@ -7,6 +7,7 @@ from training_runs import QUICK
 
 import hyperrep_cli  # noqa: F401  # before torch: it lets waiting threads sleep, which a busy machine needs
 from hyperrep.images import load_images
+from hyperrep.pipeline import fit_sampler
 from hyperrep.population import choose_engine
 from hyperrep.training import TrainingConfig, train
 from hyperrep.zoo import ZooSettings, build_zoo, get_protocol
@@ -41,4 +42,5 @@ def representation(tmp_path_factory, digits_zoo) -> Path:
     """A folder as `hyperrep train` leaves it, hardly trained."""
     folder = tmp_path_factory.mktemp("model") / "hyperrep-digits"
     train(TrainingConfig.from_yaml("digits", QUICK), digits_zoo, folder)
+    fit_sampler(folder, digits_zoo)
     return folder

@@ -24,10 +24,11 @@ STORY = (
     "samplers",
     "training",
     "results",
-    "cards",
+    "publishing",
     "pipeline",
     "transformers_pipeline",
     "evaluation",
+    "cards",
     "__init__",
 )
 # what a published model takes with it when it is published with its code

@@ -13,10 +13,11 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from hyperrep import HyperRepPipeline
-from hyperrep.cards import carry_card, write_model_card
+from hyperrep.cards import write_model_card
 from hyperrep.errors import UserError
 from hyperrep.evaluation import ResultRow, results_table
 from hyperrep.files import output_folder
+from hyperrep.publishing import carry_card
 from hyperrep.results import write_results as write_rows
 
 
@@ -77,13 +78,14 @@ def test_the_metadata_is_yaml_that_the_hub_reads(folder):
     assert metadata["license"] == "apache-2.0"
     assert metadata["library_name"] == "hyperrep"
     assert {"hyper-representation", "model-zoo"} <= set(metadata["tags"])
-    # S_KDE30, the method, at the epochs the poster names first; unrounded numbers are in the results file
+    # what was sampled, at the epochs the poster names first; unrounded numbers are in the results file
     (entry,) = metadata["model-index"]
     assert entry["name"] == "hyperrep-digits"
-    stored = {row.epoch: row.mean for row in rows() if row.what == "test_accuracy" and row.method == "S_KDE30"}
+    stored = {(row.method, row.epoch): row.mean for row in rows() if row.what == "test_accuracy"}
     values = {result["dataset"]["config"]: result["metrics"][0]["value"] for result in entry["results"]}
     assert values == {
-        f"S_KDE30 independent, epoch {epoch} of fine-tuning": pytest.approx(stored[epoch], abs=5e-5)
+        f"{name}, epoch {epoch} of fine-tuning": pytest.approx(stored[name.split()[0], epoch], abs=5e-5)
+        for name in ("S_KDE30 independent", "S_U")
         for epoch in (0, 1)
     }
     assert all(result["dataset"]["name"] == "digits" for result in entry["results"])
@@ -95,9 +97,9 @@ def test_every_result_has_an_identifier_of_its_own(folder):
     several = rows() + [replace(row, variant="joint") for row in rows() if row.method == "S_KDE30"]
     write_results(folder / "results" / "finetune.jsonl", several)
     results = ModelCard.load(write_model_card(folder, "org/hyperrep-digits")).data.eval_results
-    assert len(results) == 4
-    assert len({result.unique_identifier for result in results}) == 4
-    assert len({result.metric_name for result in results}) == 4
+    assert len(results) == 6
+    assert len({result.unique_identifier for result in results}) == 6
+    assert len({result.metric_name for result in results}) == 6
     assert model_index_to_eval_results(eval_results_to_model_index("hyperrep-digits", results))[1] == results
 
 
@@ -241,7 +243,7 @@ def test_the_card_says_what_made_its_numbers(folder):
     made = [with_settings(row, "independent") if row.method == "S_KDE30" else row for row in rows()]
     write_results(folder / "results" / "finetune.jsonl", made)
     text = write_model_card(folder).read_text()
-    assert "B_KDE10, S_KDE10: drawn from a kernel density over weights, or latents, of the best 10 %" in text
+    assert "S_KDE10: over latents, of the best 10 % of the training networks. A Gaussian kernel density" in text
     settings = tables(text)[-1]
     assert ["sampling top", "0.1"] in settings
     assert "ships with the model" not in text  # that one has the best 30 %

@@ -10,23 +10,24 @@ from torch.testing import assert_close
 from hyperrep import HyperRepConfig, HyperRepModel, load_zoo
 from hyperrep.errors import UserError
 from hyperrep.evaluation import (
-    FinetuneSettings,
+    Bench,
+    Finetune,
     Progress,
     ResultRow,
     error_similarity,
-    evaluate_finetune,
     nearest_similarity,
     read_results,
     results_table,
+    run_experiment,
     write_results,
 )
 from hyperrep.evaluation.novelty import vote_accuracy
-from hyperrep.evaluation.populations import Filter, draw_populations
+from hyperrep.evaluation.populations import draw_populations
 from hyperrep.evaluation.progress import Outcome
-from hyperrep.evaluation.report import finetune_tables, run_finetune
 from hyperrep.files import output_folder
 from hyperrep.population import choose_engine
-from hyperrep.results import fingerprint
+from hyperrep.representation.filter import Filter
+from hyperrep.results import fingerprint, stored_sampler
 from hyperrep.samplers import KDESampler, Sampler, UniformSampler, refit
 from hyperrep.training.data import TrainingData
 from hyperrep.zoo import zoo_images
@@ -44,7 +45,15 @@ FIELDS = {
     "machine": "a machine",
     "seconds": 1.0,
 }
-SETTINGS = FinetuneSettings(num_models=4, epochs=1, variants=("independent", "joint"))
+SETTINGS = {"num_models": 4, "epochs": 1, "methods": ("kde-independent", "kde-joint", "uniform")}
+ONE = {"num_models": 1, "epochs": 0, "methods": ("kde-joint", "uniform")}
+
+
+def bench(representation: Path, zoo: Path, sampler: Sampler | None = None, **changes) -> Bench:
+    """A representation and its zoo, as an evaluation sees them."""
+    loaded, model = load_zoo(zoo), HyperRepModel.from_pretrained(representation)
+    engine = choose_engine("auto", loaded.config.network_config())
+    return replace(Bench(model, loaded, zoo_images(loaded), engine, "model", None, sampler), **changes)
 
 
 def test_error_similarity_worked_by_hand():
@@ -103,15 +112,13 @@ class CountingEngine:
 
 
 def test_finetuning_every_population(representation, digits_zoo, tmp_path):
-    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
-    images = zoo_images(zoo)
-    engine = CountingEngine(choose_engine("auto", zoo.config.network_config()))
-    sampler = Sampler.from_pretrained(representation / "sampler")
+    made = bench(representation, digits_zoo, Sampler.from_pretrained(representation / "sampler"))
+    zoo, model, engine = made.zoo, made.model, CountingEngine(made.engine)
+    made = replace(made, engine=engine)
 
-    def evaluate(settings=SETTINGS):
+    def evaluate(**settings):
         with output_folder(tmp_path, "results", "add") as output:
-            progress = Progress(output, ".finetune")
-            return evaluate_finetune(model, zoo, images, engine, settings, "model", None, progress, sampler)
+            return list(Finetune(**SETTINGS | settings).rows(made, Progress(output, ".finetune")))
 
     rows = evaluate()
 
@@ -139,7 +146,7 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
     again = evaluate()
     assert engine.epochs == 6
     assert [row.mean for row in again] == [row.mean for row in rows]
-    evaluate(replace(SETTINGS, seed=1))
+    evaluate(seed=1)
     assert engine.epochs == 11  # other samples are other populations
 
     # every setting that made a number stands in its row
@@ -159,21 +166,21 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
     assert {"hyperrep", "torch", "engine", "images_fingerprint", "zoo_revision"} <= set(settings)
     # the baseline is not filtered, and says so
     assert found["test_accuracy", "B_T", "", 1].settings["weight_threshold"] is None
-    title = finetune_tables(rows)[0][0]
-    assert "the stored sampler is S_KDE30 (independent)" in title
+    assert stored_sampler(rows) == "S_KDE30 (independent)"
+    titles = [title for title, _, _ in Finetune.tables(rows)]
+    assert [title.split(",")[0] for title in titles] == [
+        "Test accuracy",
+        "Error-set similarity to the nearest training model",
+        "Error-set similarity to the nearest network of the same population",
+        "Test accuracy of the majority vote of n networks",
+    ]
 
 
 @pytest.fixture(scope="module")
 def single(representation, digits_zoo):
     """Evaluates one network a population for no epoch: everything but the training."""
-    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
-    images, engine = zoo_images(zoo), choose_engine("auto", zoo.config.network_config())
-
-    def evaluate(**settings):
-        settings = FinetuneSettings(**{"num_models": 1, "epochs": 0, "variants": ("joint",)} | settings)
-        return evaluate_finetune(model, zoo, images, engine, settings, "model")
-
-    return evaluate
+    made = bench(representation, digits_zoo)
+    return lambda **settings: list(Finetune(**ONE | settings).rows(made))
 
 
 def test_a_single_network_has_no_sibling(single):
@@ -192,36 +199,43 @@ def test_a_method_is_called_by_the_share_that_made_it(single, top, name):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[1]", "null", "\x00", '{"settings": {', '{"settings": 5}', '{"test_accuracy": [[NaN]]}', "shorter", "wrong"],
+    [
+        "",
+        "[1]",
+        "null",
+        "\x00",
+        '{"settings": {',
+        '{"settings": 5}',
+        '{"values": {"test_accuracy": {"0": [NaN]}}}',
+        "longer",
+        "wrong",
+    ],
 )
 def test_a_damaged_progress_file_is_made_again_with_a_warning(tmp_path, caplog, content):
-    outcome = Outcome({"top": 0.3}, [[0.1, 0.2], [0.3, 0.4]], [0.5, 0.6], [0.7, 0.8], 0.9, 1.0)
+    outcome = Outcome({"top": 0.3}, 2, {"test_accuracy": {"0": [0.1, 0.2]}, "ensemble_accuracy": {"0": [0.9]}}, 1.0)
     with output_folder(tmp_path, "results", "add") as output:
         progress = Progress(output, ".finetune")
         progress.write("S_U-only", outcome)
-        assert progress.read("S_U-only", {"top": 0.3}, epochs=1) == outcome
-        assert progress.read("S_U-only", {"top": 0.3}, epochs=2) is None
-        assert progress.read("S_U-only", {"top": 0.1}, epochs=1) is None
+        assert progress.read("S_U-only", {"top": 0.3}) == outcome
+        assert progress.read("S_U-only", {"top": 0.1}) is None
         assert not caplog.text
         path = tmp_path / ".finetune" / "S_U-only.json"
-        if content in ("shorter", "wrong"):
-            changed = [[0.1, 0.2], [0.3]] if content == "shorter" else [["0.1", 0.2]] * 2
-            content = json.dumps(json.loads(path.read_text()) | {"test_accuracy": changed})
+        if content in ("longer", "wrong"):
+            changed = [0.1, 0.2, 0.3] if content == "longer" else ["0.1", 0.2]
+            content = json.dumps(json.loads(path.read_text()) | {"values": {"test_accuracy": {"0": changed}}})
         path.write_text(content)
-        assert progress.read("S_U-only", {"top": 0.3}, epochs=1) is None
+        assert progress.read("S_U-only", {"top": 0.3}) is None
         assert f"{path}" in caplog.text
-        assert "is fine-tuned again" in caplog.text
+        assert "is measured again" in caplog.text
         progress.write("S_U-only", outcome)  # what lies there is ours, whatever it holds
-        assert progress.read("S_U-only", {"top": 0.3}, epochs=1) == outcome
+        assert progress.read("S_U-only", {"top": 0.3}) == outcome
         progress.remove()
     assert not (tmp_path / ".finetune").exists()
 
 
 def populations(representation, digits_zoo, sampler):
-    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
-    settings = FinetuneSettings(num_models=2, variants=("joint",))
-    rows = Filter.of(model, zoo).rows(zoo, "train")
-    return {(p.method, p.variant): p for p in draw_populations(model, rows, settings, sampler)}
+    drawn = draw_populations(bench(representation, digits_zoo, sampler), Finetune(**ONE).draws, 2, 0)
+    return {(population.method, population.variant): population for population in drawn}
 
 
 def test_the_sampler_that_ships_with_the_model_is_scored(representation, digits_zoo):
@@ -251,18 +265,17 @@ def test_a_stored_sampler_that_is_one_of_the_others_is_recognised(representation
 
 
 def test_decoded_networks_must_be_finite(representation, digits_zoo, monkeypatch):
-    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
-    decode = model.decode
+    made = bench(representation, digits_zoo)
+    decode = made.model.decode
 
     def broken(latents):
         weights = decode(latents).clone()
         weights[0, 0] = float("nan")
         return weights
 
-    monkeypatch.setattr(model, "decode", broken)
-    rows = Filter.of(model, zoo).rows(zoo, "train")
-    with pytest.raises(UserError, match=r"1 of 3 decoded networks \(S_KDE30 joint\) hold NaN"):
-        list(draw_populations(model, rows, FinetuneSettings(num_models=3, variants=("joint",)), None))
+    monkeypatch.setattr(made.model, "decode", broken)
+    with pytest.raises(UserError, match=r"S_KDE30 joint: 1 of 3 networks came out NaN or infinite: is model damaged"):
+        list(draw_populations(made, Finetune(methods=("kde-joint",)).draws, 3, 0))
 
 
 def test_a_row_with_nan_is_not_made():
@@ -309,10 +322,9 @@ def test_the_projects_own_results_can_be_read(path):
 def test_an_evaluation_writes_into_the_representation_and_replaces_only_its_own(representation, digits_zoo, tmp_path):
     folder = shutil.copytree(representation, tmp_path / "model")
     shutil.rmtree(folder / "sampler")  # there need not be one
-    settings = FinetuneSettings(num_models=1, epochs=0, variants=("joint",))
 
     def run(overwrite=False, output=None):
-        return run_finetune(str(folder), str(digits_zoo), None, settings, "auto", output, overwrite)
+        return run_experiment(Finetune(**ONE), str(folder), str(digits_zoo), output=output, overwrite=overwrite)
 
     rows = run()
     assert read_results(folder / "results" / "finetune.jsonl") == rows
@@ -347,19 +359,19 @@ def test_an_evaluation_writes_into_the_representation_and_replaces_only_its_own(
         ({"bandwidth": float("inf")}, "bandwidth is inf"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 10**30}, "seed is 1000"),
-        ({"variants": ("joined",)}, "'joined' is unknown"),
+        ({"methods": ("kde-joined",)}, "'kde-joined' is unknown"),
     ],
 )
 def test_settings_are_checked_before_anything_is_trained(wrong, message):
     with pytest.raises(UserError, match=message):
-        FinetuneSettings(**wrong)
+        Finetune(**wrong)
 
 
 def test_a_zoo_of_another_layout_is_refused(digits_zoo):
     zoo = load_zoo(digits_zoo)
     model = HyperRepModel(HyperRepConfig(layout=[["a.weight", [2, 3]]], contrast_weight=0.0))
     with pytest.raises(UserError, match="another layout"):
-        evaluate_finetune(model, zoo, zoo_images(zoo), choose_engine("loop", None), SETTINGS, "model")
+        Bench(model, zoo, zoo_images(zoo), choose_engine("loop", None), "model").check()
 
 
 def test_more_networks_than_memory_are_refused_before_they_are_made(single):
@@ -368,13 +380,14 @@ def test_more_networks_than_memory_are_refused_before_they_are_made(single):
 
 
 def test_another_zoo_than_the_one_trained_on_is_said(representation, digits_zoo, caplog):
-    zoo, model = load_zoo(digits_zoo), HyperRepModel.from_pretrained(representation)
-    zoo["validation"].weights[:, 0] += 0.01
-    settings = FinetuneSettings(num_models=1, epochs=0, variants=())
-    images, engine = zoo_images(zoo), choose_engine("auto", zoo.config.network_config())
-    rows = evaluate_finetune(model, zoo, images, engine, settings, "model")
+    made = bench(representation, digits_zoo)
+    made.check()
+    assert not caplog.text
+    made = bench(representation, digits_zoo)
+    made.zoo["validation"].weights[:, 0] += 0.01
+    made.check()
     assert "are not those that model was trained on" in caplog.text
-    assert rows[0].settings["zoo_sha256"] != model.config.zoo["sha256"]
+    assert made.fields("finetune", 0)["settings"]["zoo_sha256"] != made.model.config.zoo["sha256"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tiny_zoo import TINY_SETTINGS
 
 from hyperrep import HyperRepPipeline
 from hyperrep.errors import UserError
+from hyperrep.pipeline import fit_sampler
 from hyperrep.population.loop import LoopEngine
 from hyperrep.training import TrainingConfig, train
 from hyperrep.zoo import build_zoo, get_protocol, load_zoo
@@ -35,6 +36,7 @@ def configuration(**changes) -> TrainingConfig:
 def trained(grid, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("model") / "model"
     train(configuration(), grid, output)
+    fit_sampler(output, grid)
     return output
 
 

@@ -10,6 +10,7 @@ from fake_hub import FakeHub
 
 from hyperrep import HyperRepPipeline
 from hyperrep.images import load_images
+from hyperrep.pipeline import fit_sampler
 from hyperrep.population import choose_engine
 from hyperrep.training import TrainingConfig, train
 from hyperrep.zoo import ZooSettings, build_zoo, get_protocol
@@ -33,6 +34,7 @@ def test_the_blocks_load_sample_train_and_publish(tmp_path):
     build_zoo(settings, images, choose_engine("auto", network), zoo)
     config = TrainingConfig.from_yaml("digits", QUICK)
     train(config, zoo, tmp_path / "org" / "hyperrep-digits")
+    fit_sampler(tmp_path / "org" / "hyperrep-digits", zoo)
 
     # the training block takes minutes as it stands
     script = "\n".join(blocks).replace('from_yaml("digits")', f'from_yaml("digits", {QUICK})')

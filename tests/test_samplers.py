@@ -8,6 +8,7 @@ from sklearn.neighbors import KernelDensity
 from torch.testing import assert_close
 
 from hyperrep.errors import UserError
+from hyperrep.evaluation.populations import planned
 from hyperrep.samplers import KDESampler, Sampler, UniformSampler, refit, settings_class
 
 
@@ -134,6 +135,8 @@ def test_a_new_sampler_is_one_file_and_loading_it_fits_nothing(latents, tmp_path
     assert type(loaded) is LineSampler
     assert loaded.settings() == {"spread": 0.5}
     assert torch.equal(loaded.sample(7, generator()), sampler.sample(7, generator()))
+    # and it stands in every table
+    assert ("S_LINE", "") in [(draw.method, draw.variant) for draw in planned(spread=0.5)]
     with pytest.raises(UserError, match="it is a LineSampler, not a KDESampler"):
         KDESampler.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="keeps no latents"):

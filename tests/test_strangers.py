@@ -18,6 +18,7 @@ from hyperrep import HyperRepModel, HyperRepPipeline
 from hyperrep.errors import UserError
 from hyperrep.files import check_output, output_folder
 from hyperrep.networks import SmallCNNConfig
+from hyperrep.pipeline import fit_sampler
 from hyperrep.population import Population, Recipe, choose_engine, image_order
 from hyperrep.training import TrainingConfig, train
 from hyperrep.weights import WeightLayout
@@ -33,6 +34,7 @@ def network() -> nn.Module:
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("strangers")
     train(TrainingConfig.from_dict(TINY_SETTINGS), write_tiny_zoo(folder / "zoo"), folder / "representation")
+    fit_sampler(folder / "representation", folder / "zoo")
     return folder / "representation"
 
 
@@ -67,6 +69,7 @@ def test_files_are_made_with_the_permissions_that_the_user_gives_files(trained, 
     try:
         HyperRepPipeline.from_pretrained(trained)(2).save_pretrained(tmp_path / "samples")
         train(tiny_config(), trained.parent / "zoo", tmp_path / "representation")
+        fit_sampler(tmp_path / "representation", trained.parent / "zoo")
     finally:
         os.umask(before)
     modes = {

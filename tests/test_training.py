@@ -102,8 +102,6 @@ def test_a_run_learns_and_is_an_ordinary_model_folder(zoo, tmp_path):
         "model.safetensors",
         "training_log.jsonl",
         "results/training.json",
-        "sampler/sampler_config.json",
-        "sampler/sampler.safetensors",
         "checkpoints/settings.json",
         ".hyperrep.json",
     }

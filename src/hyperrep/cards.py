@@ -1,16 +1,12 @@
-"""The model card of a representation: README.md with metadata, made from its config and result files alone.
+"""The model card of a representation: README.md with metadata, made from its config and all its result files.
 
 The metadata name no `pipeline_tag`: none of the Hub's tasks is the generation of weights, and a task that it does not
 know is refused; the tag `weight-generation` says it. They name as `datasets` what has an id on the Hub: the zoo, if it
 came from there, and the images.
 """
 
-import filecmp
-import logging
-import re
-import shutil
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -20,17 +16,15 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
 from .errors import UserError
+from .evaluation import experiment_class, experiment_names
 from .files import output_folder, read_json
 from .files.writing import written_atomically
-from .hub import PUBLISHED
+from .publishing import TAGS
 from .representation import HyperRepConfig
-from .results import ResultRow, markdown_table, read_results, results_table, stored_sampler
-from .samplers import STATE_NAME
+from .results import ResultRow, markdown_table, read_results, result_tables, stored_sampler
+from .samplers import CONFIG_NAME, SAMPLER_FOLDER, sampler_classes
 from .weights import WeightLayout
 
-
-TAGS = ["weight-space-learning", "hyper-representation", "model-zoo", "weight-generation"]
-SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)
 
 _TEMPLATE = Template(
     """
@@ -66,32 +60,12 @@ $results
 ## Limits
 
 Generated networks have the architecture and the preprocessing of the zoo. The sampler `$sampler` is the stored
-default; `as_released` repeats the sampling of the paper's published code, whose samples are near-copies of training
-models. Read accuracy together with similarity. With the behavioural loss on (`behavior_weight` or `shuffled_weight`
-above 0), the decoder was also trained on how decoded networks answer to labelled training images: part of what samples
-can do, it has learned itself, and their accuracy is not that of the paper's method.
+default. Read accuracy together with similarity: near 100 %, networks are copies. With the behavioural loss on
+(`behavior_weight` or `shuffled_weight` above 0), the decoder was also trained on how decoded networks answer to
+labelled training images: part of what samples can do, it has learned itself, and their accuracy is not that of the
+paper's method.
 
 Licence: Apache-2.0.
-"""
-)
-
-_RESULTS = Template(
-    """## Results
-
-Test accuracy in per cent, mean ± std (ddof 0) over n networks, on $target; epochs of fine-tuning by the zoo's own
-recipe. B_T: trained from scratch (test split of the zoo). $populations S_U: uniform latents.$stored
-
-$table
-
-![Fine-tuning curves](results/finetune.png)
-
-How alike (error-set similarity: shared misclassified images over all misclassified by either, in per cent; 100 is a
-copy) a network is before fine-tuning to its nearest training model, and to its nearest sibling:
-
-$similarity
-$settings
-$machine; sampling seed $seed. Files: `results/*.jsonl`.
-
 """
 )
 
@@ -108,8 +82,6 @@ MODEL_SETTINGS = (
     "contrast",
     "contrast_weight",
 )
-
-logger = logging.getLogger(__name__)
 
 
 def write_model_card(folder: str | Path, repo: str = "org/hyperrep", output: str | Path | None = None) -> Path:
@@ -142,56 +114,14 @@ def write_model_card(folder: str | Path, repo: str = "org/hyperrep", output: str
     return output
 
 
-def carry_card(source: Path | None, folder: str | Path, repo: str) -> None:
-    """Card and results of the folder that a representation came from, to the folder that it was saved to.
-
-    Results belong to weights: other weights get a new card without any. A changed sampler gets a new card with them.
-
-    Args:
-        source (`Path`, *optional*): a folder with results, a local one or a snapshot from the Hub.
-        folder (`str` or `Path`): the saved representation.
-        repo (`str`): the Hub id that a new card names.
-    """
-    folder = Path(folder)
-    if source is not None and _same_file(source, folder, "model.safetensors"):
-        files = [path for path in sorted(source.glob("results/*")) if _is_carried(path, source)]
-        card = source / "README.md"
-        if _is_carried(card, source):
-            if _same_sampler(source / "sampler", folder / "sampler"):
-                files.append(card)
-            else:
-                logger.warning("the sampler is another than that of %s: its card is replaced by a new one.", source)
-        with output_folder(folder, "representation", "add") as out:
-            for path in files:
-                out.write(path.relative_to(source).as_posix(), partial(shutil.copyfile, path))
-    if not (folder / "README.md").exists():
-        write_model_card(folder, repo)
-
-
-def _same_file(source: Path, folder: Path, name: str) -> bool:
-    pair = (source / name, folder / name)
-    return all(path.is_file() for path in pair) and filecmp.cmp(*pair, shallow=False)
-
-
-def _same_sampler(source: Path, folder: Path) -> bool:
-    settings = [_read_if_there(path / "sampler_config.json") | {"hyperrep_version": ""} for path in (source, folder)]
-    return settings[0] == settings[1] and _same_file(source, folder, STATE_NAME)
-
-
-def _is_carried(path: Path, source: Path) -> bool:
-    """Whether it is of a kind that is published; links out of the folder are not, but those of the Hub's cache are."""
-    root = source.parent.parent if source.parent.name == "snapshots" else source
-    kind = any(path.match(pattern) for pattern in PUBLISHED) and not path.name.startswith(".")
-    return kind and path.is_file() and path.resolve().is_relative_to(root.resolve())
-
-
 def _card(folder: Path, repo: str) -> str:
     """Metadata and text."""
     config = _read_config(folder)
     training = _read_if_there(folder / "results" / "training.json")
     sampler = _read_if_there(folder / "sampler" / "sampler_config.json")
-    results_path = folder / "results" / "finetune.jsonl"
-    rows = read_results(results_path) if results_path.exists() else []
+    results = {path.stem: read_results(path) for path in sorted((folder / "results").glob("*.jsonl"))}
+    results = {name: rows for name, rows in results.items() if rows}
+    rows = [row for part in results.values() for row in part]
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
@@ -213,7 +143,7 @@ def _card(folder: Path, repo: str) -> str:
         latent_size=config.latent_size,
         model_table=_table({name: getattr(config, name) for name in MODEL_SETTINGS}),
         training=_training(training),
-        results=_results(rows, sampler),
+        results=_results(results, folder),
         sampler=" ".join(str(sampler[key]) for key in ("method", "variant") if sampler.get(key)) or "none",
     )
     return f"---\n{data.to_yaml()}\n---\n{text}"
@@ -241,8 +171,9 @@ def _eval_results(rows: Sequence[ResultRow]) -> list[EvalResult]:
     and the epoch make its configuration, so that no two results share an identifier."""
     results = []
     for row in rows:
-        if row.what == "test_accuracy" and row.method.startswith(("S_KDE", "S_stored")) and row.epoch in (0, 1):
-            population = f"{row.method} {row.variant}, epoch {row.epoch} of fine-tuning"
+        if row.what == "test_accuracy" and row.method.startswith("S_") and row.epoch in (0, 1):
+            name = f"{row.method} {row.variant}".strip()
+            population = f"{name}, epoch {row.epoch} of fine-tuning"
             results.append(
                 EvalResult(
                     task_type="image-classification",
@@ -315,48 +246,51 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _results(rows: list[ResultRow], sampler: Mapping[str, Any]) -> str:
-    if not rows:
+def _results(results: Mapping[str, Sequence[ResultRow]], folder: Path) -> str:
+    """A section for each file of results, whatever it is about."""
+    if not results:
         return "## Results\n\nNot evaluated yet: run `hyperrep evaluate finetune`.\n"
-    last = max(row.epoch for row in rows)
-    shown = [row for row in rows if row.epoch in {*SHOWN_EPOCHS, last}]
-    similarity = "\n\n".join(
-        f"{title}\n\n{markdown_table(*results_table(shown, what))}"
-        for what, title in (
-            ("nearest_training_similarity", "To the nearest training model:"),
-            ("nearest_sample_similarity", "To the nearest network of the same population:"),
-            ("ensemble_accuracy", "Test accuracy of all n networks' majority vote, before fine-tuning:"),
-        )
-        if any(row.what == what for row in rows)
-    )
-    return _RESULTS.substitute(
-        target=rows[0].target,
-        populations=_populations(rows),
-        stored=_stored(rows, sampler),
-        table=markdown_table(*results_table(shown)),
-        similarity=similarity,
-        settings=_made_by(rows),
-        machine=rows[0].machine,
-        seed=rows[0].seed,
-    )
+    return "".join(_section(name, rows, folder) for name, rows in results.items())
+
+
+def _section(name: str, rows: Sequence[ResultRow], folder: Path) -> str:
+    """Tables, plot, and what made the numbers of one result file."""
+    experiment = rows[0].experiment
+    title, about, tables = experiment, "", result_tables(rows)
+    if experiment in experiment_names():
+        kind = experiment_class(experiment)
+        title, about, tables = kind.title, inspect.getdoc(kind) or "", kind.tables(rows)
+    parts = [f"## {title}: {rows[0].target}", about, _populations(rows)]
+    parts += [_stored(rows, folder)]
+    parts += [f"{heading}:\n\n{markdown_table(header, lines)}" for heading, header, lines in tables]
+    if (folder / "results" / f"{name}.png").exists():
+        parts.append(f"![{title}](results/{name}.png)")
+    parts += [_made_by(rows), f"{rows[0].machine}; sampling seed {rows[0].seed}. File: `results/{name}.jsonl`."]
+    return "\n\n".join(part for part in parts if part) + "\n\n"
 
 
 def _populations(rows: Sequence[ResultRow]) -> str:
-    """The names of the density's populations, explained."""
-    found = (re.fullmatch(r"[BS]_KDE([\d.]+)", row.method) for row in rows)
-    return " ".join(
-        f"B_KDE{share}, S_KDE{share}: drawn from a kernel density over weights, or latents, of the best {share} % of "
-        "the training models."
-        for share in dict.fromkeys(match[1] for match in found if match)
-    )
+    """How each generated population was drawn, by what its rows say of it."""
+    known = {kind.method: kind for kind in sampler_classes()}
+    lines = {}
+    for row in rows:
+        sampling = row.settings.get("sampling")
+        if not isinstance(sampling, dict):
+            continue
+        space = row.settings.get("space") or ("latents" if row.method.startswith("S_") else "weights")
+        kind, top = known.get(sampling.get("method", "")), sampling.get("top")
+        best = f", of the best {100 * top:.6g} % of the training networks" if isinstance(top, int | float) else ""
+        lines[row.method] = f"- {row.method}: over {space}{best}. {kind.about() if kind else ''}".rstrip()
+    return "\n".join(lines.values())
 
 
-def _stored(rows: Sequence[ResultRow], sampler: Mapping[str, Any]) -> str:
+def _stored(rows: Sequence[ResultRow], folder: Path) -> str:
     """Which population the sampler gave that lies in the folder, if it is still the same."""
+    sampler = _read_if_there(folder / SAMPLER_FOLDER / CONFIG_NAME)
     settings = next((row.settings.get("sampling") for row in rows if row.settings.get("stored_sampler")), None)
     if not isinstance(settings, dict) or any(sampler.get(name) != value for name, value in settings.items()):
         return ""
-    return f" The sampler that ships with the model is {stored_sampler(rows)}."
+    return f"The sampler that ships with the model is {stored_sampler(rows)}."
 
 
 def _made_by(rows: Sequence[ResultRow]) -> str:
@@ -372,4 +306,4 @@ def _made_by(rows: Sequence[ResultRow]) -> str:
         )
         for (method, variant), values in drawn.items()
     }
-    return "\n" + _details("All settings of the evaluation", _table(shared | own)) + "\n"
+    return _details("All settings of the evaluation", _table(shared | own))

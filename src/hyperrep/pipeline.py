@@ -19,13 +19,16 @@ from .errors import UserError
 from .files import mode_of, output_folder
 from .files.reading import wording
 from .hub import push_folder
+from .publishing import carry_card
 from .representation import HyperRepModel
-from .representation.batched import decode_rows
+from .representation.batched import decode_rows, encode_rows
+from .representation.filter import Filter
 from .representation.loading import load_representation
 from .results import markdown_table
-from .samplers import SAMPLER_FOLDER, Sampler
+from .samplers import SAMPLER_FOLDER, KDESampler, Sampler, fit_to_known
 from .version import __version__
 from .weights import WeightLayout
+from .zoo import Zoo, load_zoo
 
 
 _CARD = Template("""
@@ -218,13 +221,7 @@ class HyperRepPipeline:
             subfolder=subfolder,
             **kwargs,
         )
-        if commit and not (folder / SAMPLER_FOLDER).is_dir():
-            raise UserError(
-                f"{str(repo)!r} has no sampler, or only its model is in the cache: load the pipeline once while the "
-                "Hub can be reached."
-            )
-        sampler = Sampler.from_pretrained(folder / SAMPLER_FOLDER)
-        pipe = cls(model, sampler, source=str(repo), revision=commit)
+        pipe = cls(model, stored_sampler(folder, str(repo), commit), source=str(repo), revision=commit)
         pipe.folder = folder
         return pipe
 
@@ -291,8 +288,6 @@ class HyperRepPipeline:
 
         Card and results of the folder that the pipeline was loaded from go with it, unless the model was changed.
         """
-        from .cards import carry_card
-
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             carry_card(self.folder, folder, repo_id)
@@ -353,6 +348,48 @@ class HyperRepPipeline:
         layout = WeightLayout.from_list(config.layout)
         networks = {**(config.network or {}), **_known(network or {}, config.network or {})} or None
         return WeightGenerationOutput(weights, latents, layout, networks, config.image_processor, made_by)
+
+
+def fit_sampler(folder: str | Path, zoo: Zoo | str | Path, sampler: Sampler | None = None) -> Sampler:
+    """Fit a sampler to the latents of the networks that a representation learned from, and save it with it.
+
+    Args:
+        folder (`str` or `Path`): of the representation, as training leaves it.
+        zoo ([`~hyperrep.zoo.Zoo`] or `str`): the one it was trained on: loaded, or a folder or Hub id.
+        sampler ([`Sampler`], *optional*): independent KDE over the best 30 % by default.
+
+    Raises:
+        UserError: if it is no representation, the zoo's networks have another layout, there is a file in the sampler's
+            place that is not ours, or the latents are not finite.
+    """
+    model, folder, _ = load_representation(folder)
+    zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
+    if zoo.config.layout != model.config.layout:
+        raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {folder}.")
+    rows = Filter.of(model, zoo).rows(zoo, "train")
+    latents = encode_rows(model, rows.weights)
+    sampler = fit_to_known(sampler or KDESampler(), latents, rows.metrics["validation_accuracy"])
+    with output_folder(folder, "representation", "add") as output, output.staging() as stage:
+        sampler.save_pretrained(stage / SAMPLER_FOLDER)
+    return sampler
+
+
+def stored_sampler(folder: Path, source: str, commit: str | None) -> Sampler:
+    """The sampler that lies in a representation's folder.
+
+    Args:
+        folder (`Path`), source (`str`), commit (`str`, *optional*): where it is, what the user called it, and the
+            commit on the Hub if it came from there.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    if commit and not (folder / SAMPLER_FOLDER).is_dir():
+        raise UserError(
+            f"{source!r} has no sampler, or only its model is in the cache: load the pipeline once while the Hub can "
+            "be reached."
+        )
+    return Sampler.from_pretrained(folder / SAMPLER_FOLDER)
 
 
 def _known(told: Mapping[str, Any], network: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,40 @@ from torch import Tensor
 from .errors import UserError
 from .files import OutputFolder, construct, read_json_lines
 from .version import __version__
+
+
+Table = tuple[str, list[str], list[list[str]]]  # title, header, lines
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a quantity is shown.
+
+    Args:
+        title (`str`): above its table.
+        in_per_cent (`bool`): it is a share, 0 to 1.
+        of_all (`bool`): of all networks of a population together, so that it has no spread.
+    """
+
+    title: str
+    in_per_cent: bool = True
+    of_all: bool = False
+
+    def shown(self, row: "ResultRow") -> str:
+        """`mean ± std`."""
+        scale, digits = (100, 1) if self.in_per_cent else (1, 3)
+        spread = "" if self.of_all else f" ± {scale * row.std:.{digits}f}"
+        return f"{scale * row.mean:.{digits}f}{spread}"
+
+
+# in the order that they are shown; an experiment may have others of its own
+QUANTITIES = {
+    "test_accuracy": Quantity("Test accuracy, % (mean ± std over n networks)"),
+    "nearest_training_similarity": Quantity("Error-set similarity to the nearest training model, % (100 = a copy)"),
+    "nearest_sample_similarity": Quantity("Error-set similarity to the nearest network of the same population, %"),
+    "ensemble_accuracy": Quantity("Test accuracy of the majority vote of n networks, %", of_all=True),
+}
+SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)  # those of the poster; the last one is always shown
 
 
 @strict
@@ -115,11 +149,32 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 def stored_sampler(rows: Iterable[ResultRow]) -> str:
     """The population that the representation's own sampler gave, such as `S_KDE30 (independent)`; empty if none."""
     found = [row for row in rows if row.settings.get("stored_sampler")]
-    return f"{found[0].method} ({found[0].variant or 'uniform'})" if found else ""
+    return f"{found[0].method} ({found[0].variant or found[0].settings['sampling']['method']})" if found else ""
 
 
-def results_table(rows: Iterable[ResultRow], what: str = "test_accuracy") -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a table: one line a population, one column an epoch, `mean ± std` in per cent."""
+def result_tables(rows: Sequence[ResultRow], quantities: Mapping[str, Quantity] | None = None) -> list[Table]:
+    """A table of each quantity, with its title, over the epochs that are shown.
+
+    Args:
+        rows (`list[ResultRow]`): of one experiment.
+        quantities (`Mapping[str, Quantity]`, *optional*): those of its own.
+    """
+    known = {**QUANTITIES, **(quantities or {})}
+    found = dict.fromkeys(row.what for row in rows)
+    last = max(row.epoch for row in rows)
+    shown = [row for row in rows if row.epoch in {*SHOWN_EPOCHS, last}]
+    tables = []
+    for what in [*(what for what in known if what in found), *(what for what in found if what not in known)]:
+        quantity = known.get(what) or Quantity(what.replace("_", " "), in_per_cent=False)
+        tables.append((quantity.title, *results_table(shown, what, quantity)))
+    return tables
+
+
+def results_table(
+    rows: Iterable[ResultRow], what: str = "test_accuracy", quantity: Quantity | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a table: one line a population, one column an epoch."""
+    quantity = quantity or QUANTITIES[what]
     rows = [row for row in rows if row.what == what]
     epochs = sorted({row.epoch for row in rows})
     populations = list(dict.fromkeys((row.method, row.variant) for row in rows))
@@ -128,13 +183,8 @@ def results_table(rows: Iterable[ResultRow], what: str = "test_accuracy") -> tup
     for method, variant in populations:
         found = [cells.get((method, variant, epoch)) for epoch in epochs]
         n = next(row.n for row in found if row)
-        lines.append([method, variant, str(n), *(_in_per_cent(row) if row else "" for row in found)])
+        lines.append([method, variant, str(n), *(quantity.shown(row) if row else "" for row in found)])
     return ["method", "variant", "n", *(f"epoch {epoch}" for epoch in epochs)], lines
-
-
-def _in_per_cent(row: ResultRow) -> str:
-    spread = "" if row.what == "ensemble_accuracy" else f" ± {100 * row.std:.1f}"  # there is one ensemble
-    return f"{100 * row.mean:.1f}{spread}"
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> str:

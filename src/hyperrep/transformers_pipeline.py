@@ -1,6 +1,5 @@
 """`transformers.pipeline("weight-generation", model=...)`: a thin adapter to [`HyperRepPipeline`]."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +8,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .errors import UserError
 from .hub import resolve_folder
-from .pipeline import HyperRepPipeline, WeightGenerationOutput
+from .pipeline import HyperRepPipeline, WeightGenerationOutput, stored_sampler
 from .representation import HyperRepModel
-from .samplers import SAMPLER_FOLDER, Sampler
 
 
 TASK = "weight-generation"
@@ -37,9 +35,7 @@ class WeightGenerationPipeline(Pipeline):
         if not source:
             raise UserError(f"task {TASK} takes the folder or Hub id of a representation, where its sampler lies.")
         folder, commit = resolve_folder(source)
-        self.generate = HyperRepPipeline(
-            self.model, Sampler.from_pretrained(Path(folder, SAMPLER_FOLDER)), source, commit
-        )
+        self.generate = HyperRepPipeline(self.model, stored_sampler(folder, source, commit), source, commit)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Model and sampler, as [`HyperRepPipeline.save_pretrained`]."""

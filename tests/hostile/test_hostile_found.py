@@ -18,6 +18,7 @@ from hyperrep.errors import UserError
 from hyperrep.files import output_folder, read_json, read_tensors
 from hyperrep.images import load_images
 from hyperrep.networks import SmallCNNConfig, SmallCNNImageProcessor
+from hyperrep.pipeline import fit_sampler
 from hyperrep.population import Population, Recipe, choose_engine, image_order
 from hyperrep.training import train
 from hyperrep.zoo import write_zoo
@@ -216,6 +217,7 @@ def test_a_zoo_with_unknown_accuracies_is_trained_on(tmp_path, unknown, align):
     zoo["train"].metrics["validation_accuracy"][:unknown] = float("nan")
     config = tiny_config(num_train_epochs=1, align=align, permute=not align)
     train(config, zoo, tmp_path / "representation")
+    fit_sampler(tmp_path / "representation", zoo)
     sampler = read_tensors(
         tmp_path / "representation/sampler/sampler.safetensors", {"latents": (None, 8), "scores": (None,)}
     )

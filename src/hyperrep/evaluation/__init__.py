@@ -1,21 +1,28 @@
 """Is a generated population better than training from scratch, and is it new?"""
 
 from ..results import ResultRow, machine_name, read_results, results_table, write_results
-from .finetune import evaluate_finetune
+from .bench import Bench
+from .experiment import Experiment, experiment_class, experiment_names, setting
+from .experiments.finetune import Finetune
 from .novelty import error_similarity, nearest_similarity
-from .populations import FinetuneSettings
 from .progress import Progress
+from .report import run_experiment
 
 
 __all__ = [
-    "FinetuneSettings",
+    "Bench",
+    "Experiment",
+    "Finetune",
     "Progress",
     "ResultRow",
     "error_similarity",
-    "evaluate_finetune",
+    "experiment_class",
+    "experiment_names",
     "machine_name",
     "nearest_similarity",
     "read_results",
     "results_table",
+    "run_experiment",
+    "setting",
     "write_results",
 ]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .bench import Bench
+
 
 def error_similarity(predictions: Tensor, others: Tensor, labels: Tensor) -> Tensor:
     """Intersection over union of the images that two networks misclassify (arXiv 2506.07998).
@@ -44,3 +46,14 @@ def vote_accuracy(predictions: Tensor, labels: Tensor) -> float:
         labels (`Tensor`): (images,)
     """
     return (predictions.mode(dim=0).values == labels).float().mean().item()
+
+
+def similarities(bench: Bench, weights: Tensor) -> dict[str, dict[int, Tensor]]:
+    """How alike networks are before any training, to training networks and to one another, and what their vote is."""
+    answers, labels = bench.answers(weights), bench.images.test.labels
+    found = {
+        "nearest_training_similarity": nearest_similarity(answers, bench.training_answers, labels),
+        "nearest_sample_similarity": nearest_similarity(answers, None, labels),  # none of a single network
+        "ensemble_accuracy": torch.tensor([vote_accuracy(answers, labels)]),
+    }
+    return {what: {0: values} for what, values in found.items() if len(values)}

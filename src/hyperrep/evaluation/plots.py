@@ -6,61 +6,75 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..results import ResultRow
+from ..results import QUANTITIES, Quantity, ResultRow
 
 
-COLOURS = {
-    "B_T": "black",
-    "B_KDE": "tab:orange",
-    "S_KDE": "tab:blue",
-    "S_U": "tab:grey",
-    "S_stored": "tab:red",
-}
-LINES = {"independent": "-", "joint": "--", "as_released": ":", "": "-"}
+LINES = ("-", "--", ":", "-.")  # of a method's variants
 
 
-def plot_finetune(path: Path, rows: Sequence[ResultRow]) -> None:
-    """Test accuracy over fine-tuning epochs, as a PNG of its own."""
+def plot_curves(path: Path, rows: Sequence[ResultRow], what: str, quantity: Quantity) -> None:
+    """A quantity over epochs of training, as a PNG of its own."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8.4, 4.2), layout="constrained")
-    draw_finetune_curves(axes, rows)
+    draw_curves(axes, rows, what, quantity)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)  # no place among the curves is always free
     figure.savefig(path, dpi=150, format="png")  # whatever the temporary file is called
     plt.close(figure)
 
 
-def draw_finetune_curves(axes, rows: Sequence[ResultRow], variants: Sequence[str] = tuple(LINES)) -> None:
-    """A line a population; the independent variants with a band of one standard deviation."""
-    curves = [row for row in rows if row.what == "test_accuracy" and _colour(row.method) and row.variant in variants]
-    last = max(row.epoch for row in curves if row.method != "B_T")
-    for method, variant in dict.fromkeys((row.method, row.variant) for row in curves):
+def draw_curves(
+    axes,
+    rows: Sequence[ResultRow],
+    what: str = "test_accuracy",
+    quantity: Quantity = QUANTITIES["test_accuracy"],
+    first_only: bool = False,
+) -> None:
+    """A line a population: a colour a method, black for networks trained from scratch, a style a variant. The first
+    variant of a method has a band of one standard deviation.
+
+    Args:
+        axes (`matplotlib.axes.Axes`)
+        rows (`list[ResultRow]`): the populations drawn are those that were generated, and B_T.
+        what (`str`), quantity ([`Quantity`]): what is drawn.
+        first_only (`bool`): of each method, no variant but the first.
+    """
+    curves = [row for row in rows if row.what == what and ("sampling" in row.settings or row.method == "B_T")]
+    if not curves:  # of a version that did not say how populations were made
+        curves = [row for row in rows if row.what == what]
+    last = max((row.epoch for row in curves if row.method != "B_T"), default=max(row.epoch for row in curves))
+    scale = 100 if quantity.in_per_cent else 1
+    variants: dict[str, list[str]] = {}
+    for row in curves:
+        known = variants.setdefault(row.method, [])
+        if row.variant not in known:
+            known.append(row.variant)
+    colours = {method: f"C{index}" for index, method in enumerate(name for name in variants if name != "B_T")}
+    for method, variant in [(method, variant) for method, found in variants.items() for variant in found]:
+        number = variants[method].index(variant)
+        if number and first_only:
+            continue
         curve = sorted(
             (row for row in curves if (row.method, row.variant) == (method, variant) and row.epoch <= last),
             key=lambda row: row.epoch,
         )
-        epochs, colour = [row.epoch for row in curve], _colour(method)
-        means = [100 * row.mean for row in curve]
+        epochs, colour = [row.epoch for row in curve], colours.get(method, "black")
         label = f"{method} {variant}".strip().replace("_released", " released")
-        axes.plot(epochs, means, LINES[variant], marker="o", markersize=3, color=colour, label=label)
-        if variant in ("", "independent"):
-            low, high = ([100 * (row.mean + sign * row.std) for row in curve] for sign in (-1, 1))
+        means = [scale * row.mean for row in curve]
+        axes.plot(epochs, means, LINES[number % len(LINES)], marker="o", markersize=3, color=colour, label=label)
+        if number == 0:
+            low, high = ([scale * (row.mean + sign * row.std) for row in curve] for sign in (-1, 1))
             axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set(
         xlabel="epoch of training",
-        ylabel="test accuracy, %",
-        title=f"fine-tuning on {curves[0].target}",
-        ylim=(0, 100),
+        ylabel=what.replace("_", " ") + (", %" if quantity.in_per_cent else ""),
+        title=f"{curves[0].experiment} on {curves[0].target}",
+        ylim=(0, 100) if quantity.in_per_cent else None,
     )
     axes.grid(alpha=0.3)
-
-
-def _colour(method: str) -> str | None:
-    """Of `S_KDE30`, that of `S_KDE`; `None` if it has no curve."""
-    return COLOURS.get(method.rstrip("0123456789."))
 
 
 def draw_filters(axes, filters: Tensor) -> None:

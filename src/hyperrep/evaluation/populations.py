@@ -1,69 +1,23 @@
-"""The populations that are compared: which checkpoints they start from, and how they are drawn."""
+"""The populations that are compared, from their names: drawn by every sampler there is, in latent space by the
+pipeline (S_...) or over weights as a baseline (B_...)."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import construct
-from ..images import ImageData
-from ..representation import HyperRepModel
-from ..representation.batched import decode_rows, encode_rows
 from ..results import fingerprint
-from ..samplers import KDE_VARIANTS, KDESampler, Sampler, UniformSampler
-from ..zoo import Zoo, ZooSplit
+from ..samplers import Sampler, fit_to_known, sampler_classes
+from .bench import Bench
 
 
-FIRST_ORDER_SEED = 1_000_000  # image orders of fine-tuned networks: none that a zoo's own seeds would give
-LARGEST_SEED = 2**32 - 1
 STORED = "S_stored"
-
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """Args:
-    num_models (`int`, *optional*, defaults to 50): networks in each generated population.
-    epochs (`int`, *optional*, defaults to 25): fine-tuning epochs, by the zoo's own recipe.
-    top (`float`, *optional*, defaults to 0.3): share of the training checkpoints, best by zoo validation accuracy,
-        that the densities are fitted to.
-    bandwidth (`float`, *optional*, defaults to 0.002): of the kernel density, in latents and in weights.
-    variants (`tuple[str, ...]`): of the kernel density, see [`KDESampler`].
-    seed (`int`, *optional*, defaults to 0): of the sampling and of the image orders.
-    """
-
-    num_models: int = 50
-    epochs: int = 25
-    top: float = 0.3
-    bandwidth: float = 0.002
-    variants: tuple[str, ...] = KDE_VARIANTS
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.num_models < 1:
-            raise UserError(f"num_models is {self.num_models}; it must be at least 1.")
-        if self.epochs < 0:
-            raise UserError(f"epochs is {self.epochs}; it must be 0 or more.")
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise UserError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED:,}.")
-        for variant in self.variants:
-            KDESampler(variant, self.bandwidth, self.top)  # checks its own ranges, before anything is trained
-
-    @property
-    def share(self) -> str:
-        """Of the best, in per cent: `30`."""
-        return f"{100 * self.top:.6g}"
-
-    @property
-    def order_seeds(self) -> range:
-        """Seeds of the image orders, one a network."""
-        first = FIRST_ORDER_SEED * (self.seed + 1)
-        return range(first, first + self.num_models)
+PREFIXES = {"weights": "B", "latents": "S"}  # of the paper
 
 
 @dataclass(frozen=True)
@@ -79,118 +33,139 @@ class Population:
     method: str
     variant: str
     weights: Tensor
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any]
 
     @property
     def name(self) -> str:
         return f"{self.method}-{self.variant or 'only'}"
 
 
-@strict
-@dataclass
-class Filter:
-    """Which checkpoints of a zoo a representation was trained on, as its configuration records it (`config.zoo`).
+@dataclass(frozen=True)
+class Draw:
+    """A population that is to be drawn.
 
     Attributes:
-        epochs (`list[int]`)
-        weight_threshold (`float`): checkpoints with a weight beyond it, in absolute value, were dropped.
+        space (`str`): `weights` or `latents`.
+        sampler ([`Sampler`]): not fitted yet.
     """
 
-    epochs: list[int]
-    weight_threshold: float | int = math.inf
+    space: str
+    sampler: Sampler
 
-    @classmethod
-    def of(cls, model: HyperRepModel, zoo: Zoo) -> "Filter":
-        """A representation that does not say gets the last epoch of the training models, and all finite checkpoints.
+    @property
+    def method(self) -> str:
+        """`S_KDE30`: where it was drawn, by what, and from how many per cent of the best."""
+        top = self.sampler.settings().get("top")
+        label = self.sampler.label or self.sampler.method.upper()
+        return f"{PREFIXES[self.space]}_{label}" + ("" if top is None else f"{100 * top:.6g}")
 
-        Raises:
-            UserError: if the record is damaged.
-        """
-        record = model.config.zoo or {}
-        known = {name: record[name] for name in ("epochs", "weight_threshold") if name in record}
-        return construct(cls, {"epochs": [int(zoo["train"].epoch.max())]} | known, "config.json, zoo")
-
-    def __post_init__(self):
-        if not self.epochs or not self.weight_threshold > 0:
-            raise UserError(f"epochs {self.epochs} within {self.weight_threshold} leave no checkpoint.")
-
-    def rows(self, zoo: Zoo, split: str) -> ZooSplit:
-        """A split as the representation's training took it."""
-        return zoo[split].select(self.epochs).within(self.weight_threshold, split)
+    @property
+    def variant(self) -> str:
+        return variant_of(self.sampler)
 
 
-def check_memory(model: HyperRepModel, images: ImageData, settings: FinetuneSettings) -> None:
+def variant_of(sampler: Sampler) -> str:
+    """The values of those settings that tables show side by side; empty for a sampler that comes in one kind."""
+    names = dict.fromkeys(name for variant in sampler.variants for name in variant)
+    return " ".join(str(sampler.settings()[name]) for name in names)
+
+
+def planned(methods: Sequence[str] = (), **changes: Any) -> list[Draw]:
+    """What is drawn: every sampler in every variant, over weights where that is a baseline, and over latents.
+
+    Args:
+        methods (`list[str]`, *optional*): only these, by method (`kde`) or method and variant (`kde-joint`).
+        changes: settings instead of a sampler's own, for those that have them; `None` changes nothing.
+
+    Raises:
+        UserError: if a method is unknown, or a setting is out of range.
+    """
+    asked = {name: value for name, value in changes.items() if value is not None}
+    draws = []
+    for kind in sampler_classes():
+        own = kind().settings()
+        # a sampler that uses all networks by default is not one of the best
+        known = {name: value for name, value in asked.items() if own.get(name) is not None}
+        draws += [Draw(space, kind(**{**known, **variant})) for space in kind.spaces for variant in kind.variants]
+    names = {name: draw for draw in draws for name in _names(draw)}
+    if unknown := [name for name in methods if name not in names]:
+        raise UserError(f"method {unknown[0]!r} is unknown; choose from {', '.join(names)}.")
+    chosen = [draw for draw in draws if not methods or any(name in methods for name in _names(draw))]
+    return sorted(chosen, key=lambda draw: list(PREFIXES).index(draw.space))
+
+
+def _names(draw: Draw) -> list[str]:
+    method = draw.sampler.method
+    return [method, f"{method}-{draw.variant.replace(' ', '-')}"] if draw.variant else [method]
+
+
+def check_memory(bench: Bench, draws: Sequence[Draw], num_models: int) -> None:
     """Before anything is allocated.
 
     Raises:
         UserError
     """
-    config, answers = model.config, len(images.test) + len(images.validation)
-    populations = 2 * len(settings.variants) + 2
+    config, answers = bench.model.config, len(bench.images.test) + len(bench.images.validation)
     num_params = sum(math.prod(shape) for _, shape in config.layout)
-    one = 4 * (populations * (num_params + config.latent_size) + 3 * num_params + 2 * answers)
-    needed, there = settings.num_models * one, psutil.virtual_memory().total
+    one = 4 * ((len(draws) + 1) * (num_params + config.latent_size) + 3 * num_params + 2 * answers)
+    needed, there = num_models * one, psutil.virtual_memory().total
     if needed > there:
         raise UserError(
-            f"num_models is {settings.num_models:,}; so many networks of {num_params:,} parameters take "
+            f"num_models is {num_models:,}; so many networks of {num_params:,} parameters take "
             f"{needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}. Ask for fewer."
         )
 
 
-def draw_populations(
-    model: HyperRepModel, training: ZooSplit, settings: FinetuneSettings, stored: Sampler | None
-) -> Iterator[Population]:
-    """Every generated population.
+def draw_populations(bench: Bench, draws: Sequence[Draw], num_models: int, seed: int) -> Iterator[Population]:
+    """Every generated population; the sampler that ships with the representation last, as `S_stored`, unless it is one
+    of the others.
 
     Raises:
         UserError: if latents or decoded networks are not finite.
     """
-    scores = training.metrics["validation_accuracy"]
-    latents = encode_rows(model, training.weights)
-    if not torch.isfinite(latents).all():
-        raise UserError("the representation encodes checkpoints to NaN or infinite latents; train it again.")
-    recognised = False
+    scores, recognised = bench.training.metrics["validation_accuracy"], False
+    # a baseline gets the weights as the representation does: aligned, if it was trained on aligned ones
+    points = {"latents": bench.latents, "weights": bench.model.align(bench.training.weights)}
+    for draw in draws:
+        sampler = fit_to_known(draw.sampler, points[draw.space], scores)
+        made: dict[str, Any] = {"space": draw.space}
+        if draw.space == "latents" and bench.sampler is not None and _same(sampler, bench.sampler):
+            made["stored_sampler"] = recognised = True
+        yield _population(bench, draw.method, draw.variant, draw.space, sampler, num_models, seed, made)
+    if bench.sampler is not None and not recognised:
+        made = {"space": "latents", "stored_sampler": True}
+        made["sampler_sha256"] = fingerprint(bench.sampler.fitted())  # it may be anybody's
+        name = variant_of(bench.sampler) or bench.sampler.method
+        yield _population(bench, STORED, name, "latents", bench.sampler, num_models, seed, made)
 
-    def population(method: str, variant: str, sampler: Sampler) -> Population:
-        nonlocal recognised
-        drawn = sampler.sample(settings.num_models, torch.Generator().manual_seed(settings.seed))
-        made: dict[str, Any] = {"sampling": {"method": sampler.method, **sampler.settings()}}
-        if method.startswith("S_"):
-            drawn = finite(decode_rows(model, drawn), f"{method} {variant}")
-            if sampler is stored or (stored is not None and _same(sampler, stored)):
-                made["stored_sampler"] = recognised = True
-        return Population(method, variant, drawn, made)
 
-    # the baseline gets the weights as the representation does: aligned, if it was trained on aligned ones
-    for method, points in (("S_KDE", latents), ("B_KDE", model.align(training.weights))):
-        for variant in settings.variants:
-            sampler = KDESampler(variant=variant, bandwidth=settings.bandwidth, top=settings.top)
-            yield population(method + settings.share, variant, sampler.fit(points, scores))
-    yield population("S_U", "", UniformSampler().fit(latents, scores))
-    if stored is not None and not recognised:
-        found = population(STORED, str(stored.settings().get("variant", stored.method)), stored)
-        found.settings["sampler_sha256"] = fingerprint(stored.fitted())  # it may be anybody's
-        yield found
+def _population(
+    bench: Bench,
+    method: str,
+    variant: str,
+    space: str,
+    sampler: Sampler,
+    num_models: int,
+    seed: int,
+    made: dict[str, Any],
+) -> Population:
+    generator = torch.Generator().manual_seed(seed)
+    made = {"sampling": {"method": sampler.method, **sampler.settings()}} | made
+    if space == "weights":
+        return Population(method, variant, sampler.sample(num_models, generator), made)
+    try:
+        weights = bench.pipeline(sampler)(num_models, generator=generator).weights
+    except UserError as error:
+        raise UserError(f"{method} {variant}: {error}") from error
+    return Population(method, variant, weights, made)
 
 
 def _same(sampler: Sampler, stored: Sampler) -> bool:
     """Whether two samplers draw the same; latents may differ as far as they do from one machine to another."""
-    if type(sampler) is not type(stored):
+    if type(sampler) is not type(stored) or sampler.settings() != stored.settings():
         return False
-    if isinstance(sampler, UniformSampler):
-        return True  # it does not look at the latents
-    state, other = sampler.fitted(), stored.fitted()
-    return sampler.settings() == stored.settings() and all(
+    state, other = sampler.drawn_from(), stored.drawn_from()
+    return all(
         state[name].shape == other[name].shape and torch.allclose(state[name], other[name], rtol=0.0, atol=1e-4)
-        for name in sampler.state_shapes
+        for name in state
     )
-
-
-def finite(weights: Tensor, what: str) -> Tensor:
-    broken = int((~torch.isfinite(weights).all(dim=1)).sum())
-    if broken:
-        raise UserError(
-            f"{broken} of {len(weights)} decoded networks ({what}) hold NaN or infinite weights; the representation "
-            "cannot be evaluated."
-        )
-    return weights

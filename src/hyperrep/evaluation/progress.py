@@ -1,14 +1,17 @@
-"""Finished populations of an evaluation, kept until all are, so that an interrupted one goes on where it was."""
+"""Measured populations of an experiment, kept until all are, so that an interrupted one goes on where it was."""
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
 
 from ..errors import UserError
 from ..files import OutputFolder, construct, read_json
+from ..results import ResultRow
 
 
 logger = logging.getLogger(__name__)
@@ -17,29 +20,34 @@ logger = logging.getLogger(__name__)
 @strict
 @dataclass
 class Outcome:
-    """What fine-tuning one population gave.
+    """What measuring one population gave.
 
     Attributes:
         settings (`dict`): everything that decides the rest.
-        test_accuracy (`list[list[float]]`): (epochs + 1, models), 0 to 1; before fine-tuning first.
-        nearest_training_similarity, nearest_sample_similarity (`list[float]`): (models,), before fine-tuning; the
-            latter is empty for a single network, which has no sibling.
-        ensemble_accuracy (`float`): of all the networks' vote, before fine-tuning.
+        networks (`int`): how many the population has.
+        values (`dict`): of each quantity, by epoch: one number a network, or a single one of all together.
         seconds (`float`)
     """
 
     settings: dict[str, Any]
-    test_accuracy: list[list[float]]
-    nearest_training_similarity: list[float]
-    nearest_sample_similarity: list[float]
-    ensemble_accuracy: float
+    networks: int
+    values: dict[str, dict[str, list[float]]]
     seconds: float
 
     def __post_init__(self):
-        models = len(self.nearest_training_similarity)
-        lengths = {len(accuracy) for accuracy in self.test_accuracy}
-        if lengths != {models} or len(self.nearest_sample_similarity) != (models if models > 1 else 0):
-            raise UserError("the populations of one outcome differ in size.")
+        for what, epochs in self.values.items():
+            for epoch, numbers in epochs.items():
+                if len(numbers) not in (1, self.networks) or not epoch.isdecimal():
+                    raise UserError(f"{what}, epoch {epoch}: {len(numbers)} numbers of {self.networks} networks.")
+
+    def rows(self, **fields: Any) -> Iterator[ResultRow]:
+        """A row a quantity and epoch. A number of all networks together has their number as n, and no spread."""
+        fields = fields | {"seconds": self.seconds, "settings": fields["settings"] | self.settings}
+        for what, epochs in self.values.items():
+            for epoch, numbers in epochs.items():
+                row = ResultRow.of(torch.tensor(numbers), what=what, epoch=int(epoch), **fields)
+                row.n = self.networks
+                yield row
 
 
 class Progress:
@@ -60,7 +68,7 @@ class Progress:
         """
         self.output.check_replaceable(*map(self._name, populations))
 
-    def read(self, population: str, settings: dict[str, Any], epochs: int) -> Outcome | None:
+    def read(self, population: str, settings: dict[str, Any]) -> Outcome | None:
         """What an interrupted run left for this population, if it was the same population; `None` if it is damaged."""
         path = self.output.path / self._name(population)
         if not path.exists():
@@ -68,10 +76,9 @@ class Progress:
         try:
             outcome = construct(Outcome, read_json(path), path)
         except UserError as error:
-            logger.warning("%s This population is fine-tuned again.", error)
+            logger.warning("%s This population is measured again.", error)
             return None
-        same = outcome.settings == settings and len(outcome.test_accuracy) == epochs + 1
-        return outcome if same else None
+        return outcome if outcome.settings == settings else None
 
     def write(self, population: str, outcome: Outcome) -> None:
         text = json.dumps(asdict(outcome))

@@ -1,4 +1,4 @@
-"""`hyperrep evaluate ...`: from a representation's folder to result files and a plot; and the tables to print."""
+"""`hyperrep evaluate ...`: from a representation's folder to result files and a plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,35 +7,39 @@ from ..errors import UserError
 from ..files import output_folder
 from ..population import choose_engine
 from ..representation.loading import load_representation
-from ..results import ResultRow, results_table, stored_sampler, write_results
+from ..results import ResultRow, Table, write_results
 from ..samplers import SAMPLER_FOLDER, Sampler
 from ..training import TrainingConfig
 from ..zoo import load_zoo, zoo_images
 from .ablation import ablation_table, plot_ablation, run_subsets
-from .finetune import check_belongs, evaluate_finetune
-from .plots import plot_finetune
-from .populations import FinetuneSettings
+from .bench import Bench, check_belongs
+from .experiment import Experiment
 from .progress import Progress
 
 
-SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)
 RESULTS = "results"
 
-Table = tuple[str, list[str], list[list[str]]]  # title, header, lines
 
-
-def run_finetune(
+def run_experiment(
+    experiment: Experiment,
     representation: str,
     zoo_path: str,
-    images_source: str | None,
-    settings: FinetuneSettings,
-    engine_name: str,
-    output: Path | None,
+    images_source: str | None = None,
+    engine_name: str = "auto",
+    output: Path | None = None,
     overwrite: bool = False,
 ) -> list[ResultRow]:
-    """Evaluate, write `finetune.jsonl` and `finetune.png`.
+    """Run an experiment, and write NAME.jsonl and NAME.png.
 
-    Results lie in `results/` of the representation, or in `output`. An interrupted evaluation goes on where it was.
+    Results lie in `results/` of the representation, or in `output`. An interrupted experiment goes on where it was.
+
+    Args:
+        experiment ([`Experiment`]): with its settings.
+        representation (`str`): folder or Hub id.
+        zoo_path (`str`): folder or Hub id of the zoo that it was trained on.
+        images_source (`str`, *optional*): where the images are; as the zoo names them by default.
+        engine_name (`str`): see [`~hyperrep.population.choose_engine`].
+        output (`Path`, *optional*), overwrite (`bool`): where results go, and whether they replace earlier ones.
 
     Raises:
         UserError: before any work, if results exist and `overwrite` is not set, no output folder is given for a Hub
@@ -48,7 +52,7 @@ def run_finetune(
         raise UserError(f"{representation} is on the Hub: say where the results go with --output.")
     inside = is_local and (output is None or output.resolve() == (folder / RESULTS).resolve())
     prefix = f"{RESULTS}/" if inside else ""
-    table, plot = f"{prefix}finetune.jsonl", f"{prefix}finetune.png"
+    table, plot = (f"{prefix}{experiment.name}.{kind}" for kind in ("jsonl", "png"))
     target = folder if output is None or inside else output
     kind = "representation" if inside else "results"
     with output_folder(target, kind, "add") as out:
@@ -60,11 +64,12 @@ def run_finetune(
         source = folder.resolve().name if is_local else representation
         check_belongs(model, zoo, sampler, source)
         engine = choose_engine(engine_name, zoo.config.network_config())
-        images = zoo_images(zoo, images_source)
-        progress = Progress(out, f"{prefix}.finetune")
-        rows = evaluate_finetune(model, zoo, images, engine, settings, source, revision, progress, sampler)
+        bench = Bench(model, zoo, zoo_images(zoo, images_source), engine, source, revision, sampler)
+        bench.check()
+        progress = Progress(out, f"{prefix}.{experiment.name}")
+        rows = list(experiment.rows(bench, progress))
         write_results(out, table, rows)
-        out.write(plot, lambda path: plot_finetune(path, rows))
+        out.write(plot, lambda path: experiment.plot(path, rows))
         progress.remove()
     return rows
 
@@ -84,24 +89,6 @@ def run_ablation(
         write_results(out, "ablation.jsonl", rows)
         out.write("ablation.png", lambda path: plot_ablation(path, rows))
     return rows
-
-
-def finetune_tables(rows: Sequence[ResultRow]) -> list[Table]:
-    """Accuracy over the epochs that the poster shows, and similarity, in per cent."""
-    last = max(row.epoch for row in rows)
-    shown = [row for row in rows if row.epoch in {*SHOWN_EPOCHS, last}]
-    stored = f"; the stored sampler is {stored_sampler(rows)}" if stored_sampler(rows) else ""
-    titles = {
-        "test_accuracy": f"Test accuracy, % (mean ± std over n networks{stored})",
-        "nearest_training_similarity": "Error-set similarity to the nearest training model, % (100 = a copy)",
-        "nearest_sample_similarity": "Error-set similarity to the nearest network of the same population, %",
-        "ensemble_accuracy": "Test accuracy of the majority vote of n networks, %",
-    }
-    return [
-        (title, *results_table(shown, what))
-        for what, title in titles.items()
-        if any(row.what == what for row in shown)
-    ]
 
 
 def ablation_tables(rows: Sequence[ResultRow]) -> list[Table]:

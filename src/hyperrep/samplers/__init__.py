@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .anchored import AnchoredSampler, refit
+from .anchored import AnchoredSampler, fit_to_known, refit
 from .base import CONFIG_NAME, SAMPLER_FOLDER, STATE_NAME, Sampler, sampler_classes, settings_class
 from .kde import KDE_VARIANTS, KDESampler
 from .uniform import UniformSampler
@@ -21,6 +21,7 @@ __all__ = [
     "KDESampler",
     "Sampler",
     "UniformSampler",
+    "fit_to_known",
     "refit",
     "sampler_classes",
     "settings_class",

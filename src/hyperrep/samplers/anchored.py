@@ -66,6 +66,25 @@ class AnchoredSampler(Sampler):
         return self.latents[self.scores >= torch.quantile(self.scores, 1 - self.top)]
 
 
+def fit_to_known(sampler: Sampler, points: Tensor, scores: Tensor) -> Sampler:
+    """Fit a sampler to the networks whose score is known; where none is, to all of them, without choosing the best.
+
+    Args:
+        sampler ([`Sampler`])
+        points (`Tensor`): (rows, latent_size).
+        scores (`Tensor`): (rows,), NaN where it is not known.
+
+    Raises:
+        UserError: as [`Sampler.fit`].
+    """
+    known = torch.isfinite(scores)
+    if known.any():
+        return sampler.fit(points[known], scores[known])
+    if "top" in (settings := sampler.settings()):
+        sampler = type(sampler)(**settings | {"top": None})
+    return sampler.fit(points)
+
+
 def refit(sampler: Sampler, method: str | None = None, **settings: Any) -> Sampler:
     """A sampler over the same latents, with another method or other settings.
 

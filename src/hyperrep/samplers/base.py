@@ -41,14 +41,27 @@ class Sampler(ABC):
     which sets them, and `_sample`, which draws. Saving, loading, the command line and the tables follow.
 
     Attributes:
-        method (`str`): what it is called on the command line and in result rows.
+        method (`str`): what it is called on the command line.
+        label (`str`): its name in tables: `KDE` of S_KDE30 and B_KDE30. By default the method in capitals.
+        spaces (`tuple[str, ...]`): what tables show it over: `latents` (S_...), or `weights` themselves (B_...), as a
+            baseline.
+        variants (`tuple[Mapping, ...]`): settings that tables show side by side; by default the sampler as it is.
         state_shapes (`Mapping[str, tuple]`): every tensor of its state; `None` stands for any size.
         state (`dict[str, Tensor]`): these tensors, once it is fitted or loaded.
     """
 
     method: ClassVar[str]
+    label: ClassVar[str] = ""
+    spaces: ClassVar[tuple[str, ...]] = ("latents",)
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     state_shapes: ClassVar[Mapping[str, tuple[int | None, ...]]]
     state: dict[str, Tensor] | None = None
+
+    @classmethod
+    def about(cls) -> str:
+        """What it is, in a line: the first of its documentation."""
+        lines = (cls.__doc__ or "").strip().splitlines()
+        return lines[0] if lines else cls.method
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments, as stored in `sampler_config.json`."""
@@ -128,6 +141,14 @@ class Sampler(ABC):
         if self.state is None:
             raise UserError("the sampler is not fitted: call fit first, or load a saved one.")
         return self.state
+
+    def drawn_from(self) -> dict[str, Tensor]:
+        """The tensors that decide what is drawn: the state, unless some of it is kept for another reason.
+
+        Raises:
+            UserError: if there is none.
+        """
+        return self.fitted()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `sampler_config.json` (class name, settings) and `sampler.safetensors` (the state) into `folder`.

@@ -1,6 +1,7 @@
 """Kernel density estimation over latents (paper, S_KDE)."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class KDESampler(AnchoredSampler):
     """
 
     method: ClassVar[str] = "kde"
+    spaces: ClassVar[tuple[str, ...]] = ("weights", "latents")
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = tuple({"variant": name} for name in KDE_VARIANTS)
 
     variant: str = "independent"
     bandwidth: float | int = 0.002

@@ -14,9 +14,13 @@ class UniformSampler(AnchoredSampler):
     """Every latent dimension uniform in (-1, 1), the range of the bottleneck's tanh. Ignores where models lie."""
 
     method: ClassVar[str] = "uniform"
+    label: ClassVar[str] = "U"
 
     top: float | int | None = None
     score: str = "validation_accuracy"
+
+    def drawn_from(self) -> dict[str, Tensor]:
+        return {}
 
     def _sample(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
         return torch.rand(num_samples, self.latent_size, generator=generator) * 2 - 1

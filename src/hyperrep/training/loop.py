@@ -16,8 +16,6 @@ from tqdm.auto import tqdm
 from ..errors import UserError
 from ..files import OutputFolder, check_output, disk_explained, mode_of, output_folder, read_json
 from ..files.writing import Mode
-from ..representation.batched import encode_rows
-from ..samplers import SAMPLER_FOLDER, KDESampler
 from ..zoo import Zoo
 from .checkpoints import RunState
 from .config import TrainingConfig
@@ -43,10 +41,10 @@ def train(
 ) -> dict[str, Any]:
     """Train a hyper-representation on a zoo and save it to `output`, an ordinary transformers model folder.
 
-    Beside the model stand `sampler/` (independent KDE over the latents of the best 30 %), `training_log.jsonl` (one
-    line an epoch), `results/training.json` (what is returned) and, until the run is complete, `checkpoints/`. A run
-    that was killed goes on from there with `resume`, and ends with the same bytes as one that was left alone (on
-    the same machine, with as many threads).
+    Beside the model stand `training_log.jsonl` (one line an epoch), `results/training.json` (what is returned) and,
+    until the run is complete, `checkpoints/`. A run that was killed goes on from there with `resume`, and ends with
+    the same bytes as one that was left alone (on the same machine, with as many threads). A sampler comes after it:
+    [`~hyperrep.pipeline.fit_sampler`].
 
     Args:
         config ([`TrainingConfig`])
@@ -190,11 +188,6 @@ def train(
                 results["best"] = {"step": state["best"]["step"], config.metric_for_best_model: state["best"]["value"]}
             with files.staging() as stage:
                 model.save_pretrained(stage)
-                known = torch.isfinite(data.scores)  # the best are chosen among those whose accuracy is known
-                chosen, scores = (data.train[known], data.scores[known]) if known.any() else (data.train, None)
-                sampler = KDESampler() if known.any() else KDESampler(top=None)
-                sampler.fit(encode_rows(model, chosen), scores)
-                sampler.save_pretrained(stage / SAMPLER_FOLDER)
             files.write_json(RESULTS, results)  # the last, it says that the run is complete
             checkpoints.remove(files)
             if config.trackers:

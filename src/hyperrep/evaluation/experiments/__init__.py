@@ -1,0 +1,1 @@
+"""Experiments: a file is one, and they are found here."""
