@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import PreTrainedConfig
 
 from ..errors import UserError
 from ..files import construct
 from ..images import ImageData
-from ..networks import SmallCNNConfig
 from ..pipeline import check_width
 from ..population import Engine, Recipe, train_population
 from ..representation import HyperRepModel
@@ -166,7 +166,7 @@ def _scratch_rows(zoo: Zoo, fields: dict) -> Iterator[ResultRow]:
 def _reference_rows(
     model: HyperRepModel,
     engine: Engine,
-    network: SmallCNNConfig,
+    network: PreTrainedConfig,
     training: ZooSplit,
     held_out: ZooSplit,
     images: ImageData,
@@ -208,7 +208,7 @@ def _vote_row(accuracy: float, voters: int, fields: dict) -> ResultRow:
 
 
 def _finetune(
-    network: SmallCNNConfig,
+    network: PreTrainedConfig,
     recipe: Recipe,
     images: ImageData,
     weights: Tensor,

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..networks import SmallCNNConfig
-from .modules import Network
+from ..networks import Network, dropout_rate
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -54,7 +53,7 @@ class Population:
     """Networks of one architecture in training, one row a network.
 
     Attributes:
-        network ([`SmallCNNConfig`] or `nn.Module`): their common architecture; the engines but the native one take any
+        network (`PreTrainedConfig` or `nn.Module`): their common architecture; the engines but the native one take any
             module that maps images to logits without dropout or running statistics.
         recipe ([`Recipe`]): their common recipe.
         weights (`Tensor`): (models, num_params), float32.
@@ -91,8 +90,8 @@ class Population:
         """`learning_rate`, `weight_decay` or `dropout` of each model, (models,), float32."""
         values = getattr(self, f"{name}s")
         if values is None:
-            own = self.network.dropout if isinstance(self.network, SmallCNNConfig) else 0.0
-            values = torch.full((len(self),), own if name == "dropout" else getattr(self.recipe, name))
+            own = dropout_rate(self.network) if name == "dropout" else getattr(self.recipe, name)
+            values = torch.full((len(self),), own)
         return values.to(device=self.weights.device, dtype=torch.float32)
 
     def dropout(self) -> tuple[Tensor, Tensor] | None:
