@@ -36,7 +36,14 @@ from hyperrep.networks import (
     num_params,
     processor_from,
 )
-from hyperrep.population import Population, Recipe, choose_engine, image_order, population_cross_entropy
+from hyperrep.population import (
+    Population,
+    Recipe,
+    choose_engine,
+    image_order,
+    population_cross_entropy,
+    train_population,
+)
 from hyperrep.population.loop import LoopEngine
 from hyperrep.population.vmap import VmapEngine
 from hyperrep.representation import HyperRepModel
@@ -84,8 +91,28 @@ class ToyForImageClassification(PreTrainedModel):
         return ImageClassifierOutputWithNoAttention(logits=self.classifier(hidden))
 
 
-AutoConfig.register(ToyConfig.model_type, ToyConfig, exist_ok=True)
-AutoModelForImageClassification.register(ToyConfig, ToyForImageClassification, exist_ok=True)
+class DroppingConfig(ToyConfig):
+    model_type = "toy_mlp_of_a_test_that_drops"
+
+    dropout: float = 0.5
+
+    @property
+    def hidden_units(self) -> list[int]:
+        return [self.hidden_size]
+
+
+class DroppingForImageClassification(ToyForImageClassification):
+    config_class = DroppingConfig
+
+    def forward(self, pixel_values: Tensor, dropout_factors: Tensor | None = None, **kwargs):
+        hidden = torch.relu(self.layers[0](pixel_values.flatten(1)))
+        hidden = hidden if dropout_factors is None else hidden * dropout_factors
+        return ImageClassifierOutputWithNoAttention(logits=self.classifier(hidden))
+
+
+for config, model in ((ToyConfig, ToyForImageClassification), (DroppingConfig, DroppingForImageClassification)):
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModelForImageClassification.register(config, model, exist_ok=True)
 
 
 PROTOCOL = Protocol(
@@ -166,6 +193,20 @@ def test_loop_and_vmap_train_the_same_networks(images, optimizer):
         found[engine.name] = (population.weights, training.loss, tested.loss)
     assert (found["loop"][0] - start).norm(dim=1).min() > 0.05
     torch.testing.assert_close(found["vmap"], found["loop"], rtol=1e-4, atol=1e-5)
+
+
+def test_loop_and_vmap_drop_the_same_units(images):
+    recipe, trained = Recipe("sgd", learning_rate=1e-2), {}
+    for rate in (0.5, 0.0):
+        network = DroppingConfig(num_labels=10, dropout=rate)
+        for engine in (LoopEngine(), VmapEngine()):
+            *_, last = train_population(network, recipe, images, SEEDS, 1, engine)
+            trained[rate, engine.name] = last.weights
+    for rate in (0.5, 0.0):
+        torch.testing.assert_close(trained[rate, "vmap"], trained[rate, "loop"], rtol=1e-4, atol=1e-5)
+    assert (trained[0.5, "loop"] - trained[0.0, "loop"]).norm(dim=1).min() > 0.01
+    with pytest.raises(UserError, match="leave dropouts out"):
+        list(train_population(NETWORK, recipe, images, SEEDS, 1, LoopEngine(), dropouts=torch.full((3,), 0.5)))
 
 
 def test_its_loss_is_differentiable_by_its_weights(images):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..networks import Network, dropout_rate
+from ..networks import Network, dropout_rate, hidden_units
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -98,11 +98,13 @@ class Population:
         """Keys (models,), int64, and rates (models,), float32; `None` where nothing is dropped.
 
         Raises:
-            UserError: if there is dropout, but no keys.
+            UserError: if there is dropout, but no keys, or no units that it acts on.
         """
         rates = self.per_model("dropout")
         if not rates.any():
             return None
+        if not hidden_units(self.network):
+            raise UserError("the networks say of no hidden units that they can be dropped; leave dropouts out.")
         if self.dropout_keys is None:
             raise UserError("the networks have dropout: set dropout_keys before every epoch.")
         return self.dropout_keys.to(self.weights.device), rates

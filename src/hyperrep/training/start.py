@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from ..errors import UserError
 from ..images import ImageData, ImageSplit
-from ..networks import input_shape, network_from, new_module
+from ..networks import input_shape, new_module
 from ..population import Engine, choose_engine
 from ..representation import HyperRepConfig, HyperRepModel
 from ..representation.pca import initialize_by_pca
@@ -181,8 +181,8 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> Hyper
 
 def _check_symmetry(zoo: Zoo) -> None:
     try:
-        # which activation is all the same: where networks differ in it, none is named, and the default will do
-        network = network_from(zoo.config.network)
+        # which activation is all the same: where the networks differ in it, the default will do
+        network = zoo.config.architecture()
         images = torch.rand((2, *input_shape(network)), generator=torch.Generator().manual_seed(0))
         verify_symmetry(zoo.config.weight_layout(), new_module(network), images)
     except UserError as error:

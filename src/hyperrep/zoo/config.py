@@ -77,7 +77,7 @@ class ZooConfig:
         # zoos of earlier versions name one of the values that a factor has
         self.network = {name: value for name, value in self.network.items() if name not in self.factors()}
         if self.network.get("model_type") == DEFAULT_MODEL_TYPE:  # another may be unknown here, until it is run
-            self._network()
+            self.architecture()
         if self.images.get("fingerprint") is not None:
             _check_mapping("images", {key: self.images.get(key) for key in ("name", "fingerprint")}, str)
             _check_mapping("images", {key: self.images.get(key) for key in ("train", "validation")}, int)
@@ -100,16 +100,27 @@ class ZooConfig:
     def weight_layout(self) -> WeightLayout:
         return WeightLayout.from_list(self.layout)
 
+    def architecture(self) -> PreTrainedConfig:
+        """What is the same in all networks; what they differ in is as the configuration has it by default.
+
+        Raises:
+            UserError: if no such type is registered, or its layout is not the one that is stored.
+        """
+        network = network_from(self.network)
+        if not has_layout(network, self.weight_layout()):
+            raise UserError("the network has another layout than the one that is stored beside it.")
+        return network
+
     def network_config(self) -> PreTrainedConfig:
         """The architecture all networks share; initialiser and dropout, which decide no output, may vary.
 
         Raises:
-            UserError: if they have different activations, or are of a type that is not registered, or not as stored.
+            UserError: if they have different activations, or as [`architecture`].
         """
         if "hidden_act" in self.factors():
             raise UserError("the networks of this zoo differ in hidden_act; they cannot be run as one architecture.")
         try:
-            return self._network()
+            return self.architecture()
         except UserError as error:
             kind = self.network.get("model_type")
             raise UserError(f"the networks of this zoo are of type {kind!r} and cannot be run: {error}") from error
@@ -128,12 +139,6 @@ class ZooConfig:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
-
-    def _network(self) -> PreTrainedConfig:
-        network = network_from(self.network)
-        if not has_layout(network, self.weight_layout()):
-            raise UserError("the network has another layout than the one that is stored beside it.")
-        return network
 
     def _check_processor(self) -> None:
         values = self.image_processor
