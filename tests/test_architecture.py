@@ -1,4 +1,5 @@
-"""The direction of imports: a room of the package imports only from those before it in the story."""
+"""The direction of imports: a room of the package imports only from those before it in the story. What a network
+is, stands in one of them."""
 
 import ast
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ STORY = (
     "version",
     "files",
     "hub",
+    "weights",
     "networks",
     "images",
-    "weights",
     "population",
     "zoo",
     "representation",
@@ -58,6 +59,18 @@ def test_a_room_imports_only_from_those_before_it(file):
     for target in imports(file):
         assert target, f"{file} imports the whole package"
         assert STORY.index(target[0]) <= STORY.index(here), f"{here} imports {'.'.join(target)}"
+
+
+def test_only_networks_and_the_native_engine_name_an_architecture():
+    """Whatever else there is takes any; docstrings and comments may give it as an example."""
+    named = set()
+    for file in ROOT.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        words = [getattr(node, field, None) for node in nodes for field in ("id", "attr", "name", "arg")]
+        if any("SmallCNN" in str(word) for word in words):
+            named.add(file.relative_to(ROOT).as_posix())
+    assert {name for name in named if not name.startswith(("networks/", "population/native/"))} == {"__init__.py"}
+    assert "population/native/engine.py" in named
 
 
 def test_what_travels_with_a_model_imports_nothing_that_stays_behind():

@@ -6,9 +6,8 @@ from native_helpers import LANES, bits, random_images
 from populations import SMALL as NETWORK
 from torch import Tensor
 
-from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, initial_weights
+from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, initial_weights, num_params
 from hyperrep.population import Evaluation, Population, Recipe, image_order
-from hyperrep.population.checks import num_params
 from hyperrep.population.loop import LoopEngine
 from hyperrep.population.native import NativeEngine
 from hyperrep.population.native import compile as native_compile

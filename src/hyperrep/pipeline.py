@@ -11,14 +11,13 @@ from typing import Any, overload
 
 import torch
 from huggingface_hub import ModelCardData
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from .errors import UserError
 from .files import mode_of, output_folder
-from .files.reading import wording
 from .hub import push_folder
+from .networks import has_layout, network_from
 from .publishing import carry_card
 from .representation import HyperRepModel
 from .representation.batched import decode_rows, encode_rows
@@ -106,24 +105,22 @@ class WeightGenerationOutput:
         """One network as a Hugging Face model, ready to use.
 
         Raises:
-            UserError: if it is not known which network that is, or which activation it has.
+            UserError: if it is not known which network that is, which activation it has, or how its weights fit it.
         """
         if self.network is None:
             raise UserError("the representation does not say which network its weights belong to (config.network).")
-        arguments = {key: value for key, value in self.network.items() if key != "model_type"}
-        try:
-            config = AutoConfig.for_model(self.network["model_type"], **arguments)
-        except KeyError as error:
-            raise UserError(f"the networks' configuration lacks {error}.") from error
-        except (StrictDataclassError, ValueError, TypeError) as error:
-            raise UserError(f"the networks' configuration: {wording(error)}") from error
-        if "hidden_act" not in arguments and "hidden_act" in config.to_dict():
+        if "model_type" not in self.network:
+            raise UserError("the networks' configuration lacks 'model_type'.")
+        config = network_from(self.network, "the networks' configuration")
+        if "hidden_act" not in self.network and "hidden_act" in config.to_dict():
             raise UserError(
                 "the networks of the zoo differ in hidden_act, so that weights do not say which is theirs; tell it: "
                 'pipe(..., network={"hidden_act": "relu"}), or --network hidden_act=relu.'
             )
+        if not has_layout(config, self.layout):
+            raise UserError("the networks' configuration has another layout than their weights.")
         model = AutoModelForImageClassification.from_config(config)
-        model.load_state_dict(self.state_dict(index))
+        model.load_state_dict(self.state_dict(index), strict=False)  # buffers are the module's own
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
@@ -395,7 +392,7 @@ def stored_sampler(folder: Path, source: str, commit: str | None) -> Sampler:
 def _known(told: Mapping[str, Any], network: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a user says of the networks, if their configuration knows it: it would take anything."""
     if told and "model_type" in network:
-        known = AutoConfig.for_model(network["model_type"]).to_dict()
+        known = network_from({"model_type": network["model_type"]}, "the networks' configuration").to_dict()
         if unknown := [key for key in told if key not in known]:
             nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)[0]
             raise UserError(f"{network['model_type']} networks have no {unknown[0]!r}; did you mean {nearest!r}?")

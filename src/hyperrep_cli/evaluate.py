@@ -97,10 +97,12 @@ def _settings(file: Path) -> tuple[str, list[inspect.Parameter]]:
     for node in kind.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call):
             default, text = map(ast.literal_eval, node.value.args)
-            annotation = Annotated[TYPES[ast.unparse(node.annotation)], typer.Option(help=text)]
+            kind_of_option: Any = Annotated.__class_getitem__(  # type: ignore[attr-defined]
+                (TYPES[ast.unparse(node.annotation)], typer.Option(help=text))
+            )
             default = list(default) if isinstance(default, tuple) else default
             place = inspect.Parameter.POSITIONAL_OR_KEYWORD
-            options.append(inspect.Parameter(node.target.id, place, default=default, annotation=annotation))
+            options.append(inspect.Parameter(node.target.id, place, default=default, annotation=kind_of_option))
     return ast.get_docstring(kind) or "", options
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ..errors import UserError
 from ..files import construct
 from ..images import ImageData
-from ..networks import SmallCNNConfig
 from ..pipeline import HyperRepPipeline, check_width
 from ..population import Engine, Evaluation, Recipe
 from ..representation import HyperRepModel
@@ -67,7 +67,7 @@ class Bench:
             )
 
     @cached_property
-    def network(self) -> SmallCNNConfig:
+    def network(self) -> PreTrainedConfig:
         """The architecture of the zoo's networks."""
         return self.zoo.config.network_config()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import UserError
-from ..networks import SmallCNNImageProcessor
 from .reading import PREPROCESSING, Split, read_splits
 from .sources import open_source
 
@@ -65,7 +65,7 @@ class ImageData:
 
 def load_images(
     source: str,
-    processor: SmallCNNImageProcessor,
+    processor: BaseImageProcessor,
     validation_fraction: float,
     max_images: int | None = None,
     revision: str | None = None,
@@ -78,7 +78,7 @@ def load_images(
         source (`str`): Hub id, local folder, or `digits`. A data set of several configurations wants one after a
             colon: `ufldl-stanford/svhn:cropped_digits`. A folder named `digits` that has a `train` split in it goes
             before scikit-learn's; `./digits` is always the folder.
-        processor ([`SmallCNNImageProcessor`]): preprocessing.
+        processor (`BaseImageProcessor`): preprocessing.
         validation_fraction (`float`): share of the training images held out for validation, drawn with seed 42.
         max_images (`int`, *optional*): use only so many training images (before the validation split), and a
             proportional share of the test images; for trials. They are drawn with seed 42, of every class its share.
@@ -121,14 +121,14 @@ def _is_image_folder(folder: str) -> bool:
     return any(Path(folder).glob("train*"))
 
 
-def _digits(processor: SmallCNNImageProcessor) -> dict[str, Split]:
+def _digits(processor: BaseImageProcessor) -> dict[str, Split]:
     """Scikit-learn's digits, every fifth image held out for testing."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     # the processor expects bytes: 17 grey levels, 0 to 16
-    images = torch.from_numpy((data.images * (255 / 16)).round()).to(torch.uint8)
-    pixels, labels = processor(list(images))["pixel_values"], torch.from_numpy(data.target).long()
+    images = torch.from_numpy((data.images * (255 / 16)).round()).to(torch.uint8)[:, None]
+    pixels, labels = processor(list(images), return_tensors="pt")["pixel_values"], torch.from_numpy(data.target).long()
     is_test = torch.arange(len(labels)) % 5 == 4
     classes = [str(digit) for digit in range(10)]
     return {

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import UserError
 from ..files.writing import written_atomically
-from ..networks import SmallCNNImageProcessor
 from .sources import SPLITS, Source
 
 
@@ -45,9 +45,7 @@ class Split:
     classes: list[str]
 
 
-def read_splits(
-    source: Source, processor: SmallCNNImageProcessor, label_column: str | None = None
-) -> dict[str, Split]:
+def read_splits(source: Source, processor: BaseImageProcessor, label_column: str | None = None) -> dict[str, Split]:
     """The training and the test split.
 
     Raises:
@@ -80,7 +78,7 @@ class _Reader:
         self.images = self._image_column()
         self.labels, self.classes = self._labels(self._label_column(label_column))
 
-    def read(self, processor: SmallCNNImageProcessor) -> Split:
+    def read(self, processor: BaseImageProcessor) -> Split:
         starts = tqdm(range(0, len(self.data), CHUNK), desc=f"preprocessing {self.split}", leave=False)
         pixels = torch.cat([self._preprocess(processor, start) for start in starts])
         return Split(pixels, torch.tensor(self.labels), self.classes)
@@ -145,10 +143,10 @@ class _Reader:
         position = {value: index for index, value in enumerate(found)}
         return [position[value] for value in values], [str(value) for value in found]
 
-    def _preprocess(self, processor: SmallCNNImageProcessor, start: int) -> Tensor:
+    def _preprocess(self, processor: BaseImageProcessor, start: int) -> Tensor:
         images = list(self._decoded(start))
         try:
-            return processor(images)["pixel_values"]
+            return processor(images, return_tensors="pt")["pixel_values"]
         except ValueError as error:
             for row, image in enumerate(images, start):
                 try:

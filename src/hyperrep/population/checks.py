@@ -3,17 +3,13 @@ over many networks, or trains an image with another one's label."""
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ..errors import UserError
-from ..files.reading import wording
-from ..networks import SmallCNNConfig
-from ..weights import WeightLayout
-from .modules import Network
+from ..networks import Network, check_architecture, input_shape, num_classes, num_params
 from .population import Population
 
 
@@ -68,7 +64,7 @@ def check_evaluation(
     """
     weights, images = (tensor.detach() for tensor in check_inputs(network, weights, images))
     # how many outputs another module has, only its forward pass can tell
-    classes = network.num_classes if isinstance(network, SmallCNNConfig) else None
+    classes = num_classes(network) if isinstance(network, PreTrainedConfig) else None
     return weights, images, _whole("labels", labels, [len(images)], classes, "the network has {} classes")
 
 
@@ -81,9 +77,9 @@ def check_inputs(network: Network, weights: Tensor, images: Tensor) -> tuple[Ten
     Raises:
         UserError: says what does not fit.
     """
-    if isinstance(network, SmallCNNConfig):
+    if isinstance(network, PreTrainedConfig):
         check_architecture(network)
-        shape: Sequence[int | None] = [None, network.num_channels, network.image_size, network.image_size]
+        shape: Sequence[int | None] = [None, *input_shape(network)]
     else:
         shape = [None, *images.shape[1:]]
     weights = _floats("weights", weights, [None, num_params(network)])
@@ -93,44 +89,13 @@ def check_inputs(network: Network, weights: Tensor, images: Tensor) -> tuple[Ten
     return weights.to(precision), _floats("images", images, shape).to(precision)
 
 
-def check_targets(network: SmallCNNConfig, weights: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+def check_targets(network: PreTrainedConfig, weights: Tensor, images: Tensor, targets: Tensor) -> Tensor:
     """Targets (models, images, classes).
 
     Raises:
         UserError: if they have another shape.
     """
-    return _floats("targets", targets, [len(weights), len(images), network.num_classes])
-
-
-def num_params(network: Network) -> int:
-    """Length of a weight vector."""
-    if not isinstance(network, SmallCNNConfig):
-        return WeightLayout.of(network).num_params
-    channels, widths = network.map_channels, network.linear_sizes
-    count = sum(
-        outputs * (inputs * kernel**2 + 1)
-        for inputs, outputs, kernel in zip(channels, channels[1:], network.conv_kernel_sizes)
-    )
-    count += sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
-    skips = [(channels[source], channels[target]) for source, target, kind in network.skips if kind == "conv"]
-    return count + sum((inputs + 1) * outputs for inputs, outputs in skips)
-
-
-def check_architecture(network: SmallCNNConfig) -> None:
-    """Whether there can be such a network: its attributes may have been set since it was made.
-
-    Raises:
-        UserError: says what does not fit.
-    """
-    try:
-        network.validate()
-    except StrictDataclassError as error:
-        raise UserError(f"the network cannot be: {wording(error)}") from error
-    if min(*network.map_channels, *network.feature_sizes, *network.linear_sizes) < 1:
-        raise UserError(
-            f"the network cannot be: maps of {network.map_channels} channels and sizes {network.feature_sizes}, "
-            f"layers of {network.linear_sizes} units."
-        )
+    return _floats("targets", targets, [len(weights), len(images), num_classes(network)])
 
 
 def _floats(name: str, values: Tensor, shape: Sequence[int | None]) -> Tensor:

@@ -4,30 +4,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
-from ..networks import SmallCNNConfig
 from .checks import check_inputs, check_targets
 from .native import NativeEngine
 from .population import Engine
 from .vmap import stacked_logits
 
 
-def population_logits(network: SmallCNNConfig, weights: Tensor, images: Tensor, engine: Engine) -> Tensor:
+def population_logits(network: PreTrainedConfig, weights: Tensor, images: Tensor, engine: Engine) -> Tensor:
     """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images, no gradient."""
     if isinstance(engine, NativeEngine) and weights.device.type == "cpu":
         return engine.logits(network, weights, images)
     weights, images = check_inputs(network, weights, images)
     with torch.no_grad():
-        return stacked_logits(network, shared_images=True)(weights, images)
+        return stacked_logits(network, shared_images=True, device=weights.device)(weights, images)
 
 
 def population_cross_entropy(
-    network: SmallCNNConfig, weights: Tensor, images: Tensor, targets: Tensor, engine: Engine
+    network: PreTrainedConfig, weights: Tensor, images: Tensor, targets: Tensor, engine: Engine
 ) -> Tensor:
     """Mean cross-entropy of each network with its targets, differentiable by the weights.
 
     Args:
-        network ([`SmallCNNConfig`])
+        network (`PreTrainedConfig`)
         weights (`Tensor`): (models, num_params), such as a decoder makes.
         images (`Tensor`): (images, channels, height, width), the same for all models.
         targets (`Tensor`): (models, images, classes), probabilities.
@@ -44,7 +44,7 @@ def population_cross_entropy(
         return _NativeCrossEntropy.apply(weights, network, images, targets, engine)
     weights, images = check_inputs(network, weights, images)
     targets = check_targets(network, weights, images, targets)
-    logits = stacked_logits(network, shared_images=True)(weights, images)
+    logits = stacked_logits(network, shared_images=True, device=weights.device)(weights, images)
     return nn.functional.cross_entropy(logits.transpose(1, 2), targets.transpose(1, 2), reduction="none").mean(1)
 
 

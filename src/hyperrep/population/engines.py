@@ -5,8 +5,8 @@ import logging
 import torch
 
 from ..errors import UserError
+from ..networks import Network
 from .loop import LoopEngine
-from .modules import Network
 from .native import NativeEngine, NativeUnavailable
 from .population import Engine
 from .vmap import VmapEngine
@@ -22,7 +22,7 @@ def choose_engine(name: str, network: Network) -> Engine:
 
     Args:
         name (`str`): `auto` (vmap on a GPU where there is one, else native, else vmap), `native`, `vmap` or `loop`.
-        network ([`SmallCNNConfig`] or `nn.Module`): the networks to train.
+        network (`PreTrainedConfig` or `nn.Module`): the networks to train.
 
     Raises:
         UserError: if the name is unknown, or `native` was asked for and is not to be had.

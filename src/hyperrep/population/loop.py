@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from ..networks import Network, hidden_units, logits_of, new_module
 from ..weights import WeightLayout
 from .checks import check_epoch, check_evaluation
 from .dropout import dropout_factors
-from .modules import Network, hidden_units, logits_of, new_module
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
 
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..networks import SmallCNNConfig
-from .modules import Network
+from ..networks import Network, dropout_rate, hidden_units
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -54,7 +53,7 @@ class Population:
     """Networks of one architecture in training, one row a network.
 
     Attributes:
-        network ([`SmallCNNConfig`] or `nn.Module`): their common architecture; the engines but the native one take any
+        network (`PreTrainedConfig` or `nn.Module`): their common architecture; the engines but the native one take any
             module that maps images to logits without dropout or running statistics.
         recipe ([`Recipe`]): their common recipe.
         weights (`Tensor`): (models, num_params), float32.
@@ -91,19 +90,21 @@ class Population:
         """`learning_rate`, `weight_decay` or `dropout` of each model, (models,), float32."""
         values = getattr(self, f"{name}s")
         if values is None:
-            own = self.network.dropout if isinstance(self.network, SmallCNNConfig) else 0.0
-            values = torch.full((len(self),), own if name == "dropout" else getattr(self.recipe, name))
+            own = dropout_rate(self.network) if name == "dropout" else getattr(self.recipe, name)
+            values = torch.full((len(self),), own)
         return values.to(device=self.weights.device, dtype=torch.float32)
 
     def dropout(self) -> tuple[Tensor, Tensor] | None:
         """Keys (models,), int64, and rates (models,), float32; `None` where nothing is dropped.
 
         Raises:
-            UserError: if there is dropout, but no keys.
+            UserError: if there is dropout, but no keys, or no units that it acts on.
         """
         rates = self.per_model("dropout")
         if not rates.any():
             return None
+        if not hidden_units(self.network):
+            raise UserError("the networks say of no hidden units that they can be dropped; leave dropouts out.")
         if self.dropout_keys is None:
             raise UserError("the networks have dropout: set dropout_keys before every epoch.")
         return self.dropout_keys.to(self.weights.device), rates

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ..images import ImageData, ImageSplit
-from ..networks import SmallCNNConfig, initial_weights
+from ..networks import initial_weights
 from .dropout import dropout_keys
 from .population import Engine, Evaluation, Population, Recipe, image_order
 
@@ -18,13 +19,13 @@ class EpochResult:
 
     Attributes:
         epoch (`int`): 0 is the population before training.
-        network ([`SmallCNNConfig`]), images ([`ImageData`]), engine ([`Engine`]): what it is evaluated with.
+        network (`PreTrainedConfig`), images ([`ImageData`]), engine ([`Engine`]): what it is evaluated with.
         weights (`Tensor`): (models, num_params), a copy.
         running ([`Evaluation`], *optional*): the mean over the epoch's batches, each as seen before its step.
     """
 
     epoch: int
-    network: SmallCNNConfig
+    network: PreTrainedConfig
     images: ImageData
     engine: Engine
     weights: Tensor
@@ -58,7 +59,7 @@ class EpochResult:
 
 
 def train_population(
-    network: SmallCNNConfig,
+    network: PreTrainedConfig,
     recipe: Recipe,
     images: ImageData,
     seeds: Sequence[int],
@@ -72,7 +73,7 @@ def train_population(
     """Train one network a seed, and yield the population at epochs 0, 1, ..., `epochs`.
 
     Args:
-        network ([`SmallCNNConfig`]): their architecture.
+        network (`PreTrainedConfig`): their architecture.
         recipe ([`Recipe`]): how they are trained.
         images ([`ImageData`]): trained on `train`, evaluated on all three.
         seeds (`Sequence[int]`): one a network; decides initial weights and image order.

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from ..errors import UserError
-from ..networks import SmallCNNConfig
+from ..networks import Network, hidden_units, new_module
 from ..weights import WeightLayout
 from .checks import check_epoch, check_evaluation
 from .dropout import dropout_factors
-from .modules import Network, hidden_units, new_module
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
 
 
@@ -127,11 +126,9 @@ class VmapEngine:
 def stacked_logits(network: Network, shared_images: bool = False, device: torch.device | None = None):
     """Function of weights (models, num_params), images ([models,] batch, ...) and, optionally, factors of dropout
     (models, batch, hidden units): logits (models, batch, classes)."""
-    if isinstance(network, SmallCNNConfig):
-        with torch.device("meta"):
-            model = new_module(network).eval()  # its dropout comes as factors
-    else:
-        model = new_module(network).to(device)  # its buffers are needed
+    model = new_module(network)
+    if next(model.buffers(), None) is not None:  # parameters come with every call
+        model = model.to(device)
     layout = WeightLayout.of(model)
 
     def logits(vector: Tensor, batch: Tensor, factors: Tensor | None) -> Tensor:

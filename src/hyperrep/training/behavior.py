@@ -8,9 +8,10 @@ dimension is taken from another network of the batch, every value once.
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from ..images import ImageSplit
-from ..networks import SmallCNNConfig
+from ..networks import num_classes
 from ..population import Engine, population_cross_entropy, population_logits
 from ..representation import HyperRepModel, HyperRepOutput
 from .config import TrainingConfig
@@ -20,13 +21,13 @@ class BehavioralLoss:
     """Adds the terms to a step's loss.
 
     Args:
-        network ([`SmallCNNConfig`]): architecture of the zoo's networks.
+        network (`PreTrainedConfig`): architecture of the zoo's networks.
         images ([`ImageSplit`]): training images of the zoo.
         config ([`TrainingConfig`]): weights of the terms, and images a step.
         engine ([`Engine`]): runs the decoded networks.
     """
 
-    def __init__(self, network: SmallCNNConfig, images: ImageSplit, config: TrainingConfig, engine: Engine):
+    def __init__(self, network: PreTrainedConfig, images: ImageSplit, config: TrainingConfig, engine: Engine):
         self.network = network
         self.images = images
         self.config = config
@@ -85,7 +86,7 @@ class BehavioralLoss:
     def cross_entropy(self, model: HyperRepModel, latents: Tensor, images: ImageSplit) -> Tensor:
         """Mean cross-entropy with the labels of the networks decoded from latents (batch, latent_size), in nats."""
         decoded = model.decode(latents)
-        labels = nn.functional.one_hot(images.labels, self.network.num_classes).float()  # (images, classes)
+        labels = nn.functional.one_hot(images.labels, num_classes(self.network)).float()  # (images, classes)
         targets = labels.expand(len(decoded), -1, -1)
         return population_cross_entropy(self.network, decoded, images.pixels, targets, self.engine).mean()
 

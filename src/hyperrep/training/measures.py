@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ..images import ImageData, ImageSplit
-from ..networks import SmallCNNConfig
 from ..population import Engine
 from ..representation import HyperRepModel
 from ..representation.batched import decode_rows, encode_rows
@@ -91,14 +91,14 @@ class Evaluator:
 
     Args:
         data ([`TrainingData`])
-        network ([`SmallCNNConfig`]), engine ([`Engine`]), images ([`ImageData`]): to run networks with. All may be
+        network (`PreTrainedConfig`), engine ([`Engine`]), images ([`ImageData`]): to run networks with. All may be
             `None`: then accuracies are left out.
     """
 
     def __init__(
         self,
         data: TrainingData,
-        network: SmallCNNConfig | None = None,
+        network: PreTrainedConfig | None = None,
         engine: Engine | None = None,
         images: ImageData | None = None,
     ):

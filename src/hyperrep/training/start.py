@@ -10,10 +10,11 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, is_bf16_available
 from torch import optim
+from transformers import PreTrainedConfig
 
 from ..errors import UserError
 from ..images import ImageData, ImageSplit
-from ..networks import SmallCNNConfig, SmallCNNForImageClassification
+from ..networks import input_shape, new_module
 from ..population import Engine, choose_engine
 from ..representation import HyperRepConfig, HyperRepModel
 from ..representation.pca import initialize_by_pca
@@ -179,20 +180,18 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> Hyper
 
 
 def _check_symmetry(zoo: Zoo) -> None:
-    # which activation is all the same, and may differ between the networks of a zoo
-    network = SmallCNNConfig.from_dict({**zoo.config.network, "hidden_act": "tanh"})
-    images = torch.rand(
-        (2, network.num_channels, network.image_size, network.image_size), generator=torch.Generator().manual_seed(0)
-    )
     try:
-        verify_symmetry(zoo.config.weight_layout(), SmallCNNForImageClassification(network), images)
+        # which activation is all the same: where the networks differ in it, the default will do
+        network = zoo.config.architecture()
+        images = torch.rand((2, *input_shape(network)), generator=torch.Generator().manual_seed(0))
+        verify_symmetry(zoo.config.weight_layout(), new_module(network), images)
     except UserError as error:
         raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false.") from error
 
 
 def _networks_and_images(
     config: TrainingConfig, zoo: Zoo, source: str | None, is_main: bool
-) -> tuple[SmallCNNConfig, ImageData] | None:
+) -> tuple[PreTrainedConfig, ImageData] | None:
     """What it takes to run networks; `None`, with a warning, where they cannot be run and need not be.
 
     Raises:
@@ -217,7 +216,7 @@ def _networks_and_images(
 
 
 def _behavior(
-    config: TrainingConfig, network: SmallCNNConfig, images: ImageData, engine: Engine, device: torch.device
+    config: TrainingConfig, network: PreTrainedConfig, images: ImageData, engine: Engine, device: torch.device
 ) -> BehavioralLoss:
     if config.behavior_images > len(images.train):
         raise UserError(f"behavior_images {config.behavior_images} exceeds the {len(images.train)} training images.")

@@ -18,11 +18,12 @@ from ..errors import UserError
 from ..files import OutputFolder, check_output, disk_explained, mode_of, output_folder, read_json
 from ..files.writing import Mode
 from ..images import PREPROCESSING, ImageData
+from ..networks import input_shape, layout_of
 from ..population import Engine
 from ..population.vmap import VmapEngine
 from ..version import __version__
 from .card import CARD_FILES
-from .config import CONFIG_NAME, ZooConfig, layout_of
+from .config import CONFIG_NAME, ZooConfig
 from .dataset import load_config, write_into
 from .protocol import Protocol
 from .settings import ZooSettings, split_models
@@ -152,8 +153,7 @@ def _wait_for(shards: list[Shard], work: Path) -> None:
 
 
 def _check_images(protocol: Protocol, images: ImageData) -> None:
-    network = protocol.network_config(images.classes)
-    expected = (network.num_channels, network.image_size, network.image_size)
+    expected = input_shape(protocol.network_config(images.classes))
     if tuple(images.train.pixels.shape[1:]) != expected:
         raise UserError(
             f"protocol {protocol.name} wants images of shape {expected}, {images.name} gives "

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from ..networks.describe import describe, plain
 from .config import ZooConfig, listed
+from .protocol import NETWORK_FACTORS
 from .split import ZooSplit
 
 
@@ -74,7 +76,7 @@ $command
 | images | $images: $train_size to train, $validation_size to validate, $test_size to test |
 | preprocessing | $preprocessing |
 | network | $network |
-| initial weights | $initializer, biases 0.01 |
+| initial weights | $initial |
 | optimiser | $optimizer, learning rate $learning_rate, weight decay $weight_decay, batch size $batch_size |
 | seeds | $first_seed to $last_seed; a seed decides initial weights, image order and dropout |
 | made with | $made_with |
@@ -144,11 +146,9 @@ def _one_or_all(names: list[str]) -> str | list[str]:
 
 def _training(config: ZooConfig) -> str:
     differing = dict.fromkeys(config.factors(), "from the grid")
-    recipe, network = config.protocol["recipe"] | differing, config.network | differing
+    recipe = config.protocol["recipe"] | differing
+    network, initial = describe(config.network | {k: v for k, v in differing.items() if k in NETWORK_FACTORS})
     first_seed, images = config.protocol.get("first_seed", 1), config.images
-
-    def part(name: str) -> str:
-        return _plain(network.get(name))
 
     return _TRAINING.substitute(
         command=_command(config),
@@ -157,11 +157,8 @@ def _training(config: ZooConfig) -> str:
         validation_size=f"{images['validation']:,}",
         test_size=f"{images.get('test', 0):,}",
         preprocessing=_preprocessing(config),
-        network=(
-            f"convolutions {part('conv_channels')} with kernels {part('conv_kernel_sizes')}, max-pools "
-            f"{part('pool_sizes')}, hidden layers {part('hidden_sizes')}, activation {part('hidden_act')}"
-        ),
-        initializer=part("initializer"),
+        network=network,
+        initial=initial,
         optimizer=recipe["optimizer"],
         learning_rate=recipe["learning_rate"],
         weight_decay=recipe["weight_decay"],
@@ -170,11 +167,6 @@ def _training(config: ZooConfig) -> str:
         last_seed=first_seed + config.num_models - 1,
         made_with=", ".join(f"{key} {value}" for key, value in config.made_with.items()),
     )
-
-
-def _plain(value: Any) -> str:
-    """A list of numbers without its brackets."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _size_category(rows: int) -> str:
@@ -277,11 +269,20 @@ def _saw_a_part(config: ZooConfig) -> bool:
 
 def _preprocessing(config: ZooConfig) -> str:
     processor = config.image_processor_object()
-    size, fit = (processor.crop_size, "crop") if processor.do_center_crop else (processor.size, "resize")
-    return (
-        f"channels {processor.num_channels}, size {size.height}, fit {fit}, mean "
-        f"{_plain(list(processor.image_mean))}, std {_plain(list(processor.image_std))}"
-    )
+
+    def get(name: str) -> Any:  # which of these a processor has, is its own affair
+        return getattr(processor, name, None)
+
+    size, fit = (get("crop_size"), "crop") if get("do_center_crop") else (get("size"), "resize")
+    mean, std = (plain(list(get(name) or ())) for name in ("image_mean", "image_std"))
+    parts = {
+        "channels": get("num_channels"),
+        "size": getattr(size, "height", size),
+        "fit": fit,
+        "mean": mean,
+        "std": std,
+    }
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value not in (None, ""))
 
 
 def _images_note(config: ZooConfig) -> str:

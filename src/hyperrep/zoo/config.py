@@ -6,13 +6,12 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import UserError
-from ..files.reading import wording
-from ..networks import SmallCNNConfig, SmallCNNForImageClassification, SmallCNNImageProcessor
+from ..networks import DEFAULT_MODEL_TYPE, has_layout, network_from, processor_from
 from ..weights import WeightLayout
 from .protocol import Protocol
 from .settings import MAX_EPOCHS, MAX_MODELS, SPLITS
@@ -21,7 +20,6 @@ from .split import COLUMNS
 
 CONFIG_NAME = "zoo_config.json"
 MAX_PARAMS = 2**31 - 1  # a Parquet list holds no more
-MAX_LABELS = 1_000_000
 MAX_PIXELS = 2**15  # of one side
 FILE_NAME = re.compile(r"data/[\w-][\w.-]*\.parquet")
 
@@ -78,8 +76,8 @@ class ZooConfig:
         _check_mapping("protocol", numbers, int)
         # zoos of earlier versions name one of the values that a factor has
         self.network = {name: value for name, value in self.network.items() if name not in self.factors()}
-        if self.network.get("model_type") == SmallCNNConfig.model_type:
-            self._check_network()
+        if self.network.get("model_type") == DEFAULT_MODEL_TYPE:  # another may be unknown here, until it is run
+            self.architecture()
         if self.images.get("fingerprint") is not None:
             _check_mapping("images", {key: self.images.get(key) for key in ("name", "fingerprint")}, str)
             _check_mapping("images", {key: self.images.get(key) for key in ("train", "validation")}, int)
@@ -102,24 +100,34 @@ class ZooConfig:
     def weight_layout(self) -> WeightLayout:
         return WeightLayout.from_list(self.layout)
 
-    def network_config(self) -> SmallCNNConfig:
+    def architecture(self) -> PreTrainedConfig:
+        """What is the same in all networks; what they differ in is as the configuration has it by default.
+
+        Raises:
+            UserError: if no such type is registered, or its layout is not the one that is stored.
+        """
+        network = network_from(self.network)
+        if not has_layout(network, self.weight_layout()):
+            raise UserError("the network has another layout than the one that is stored beside it.")
+        return network
+
+    def network_config(self) -> PreTrainedConfig:
         """The architecture all networks share; initialiser and dropout, which decide no output, may vary.
 
         Raises:
-            UserError: if they have different activations, or are no small CNNs.
+            UserError: if they have different activations, or as [`architecture`].
         """
         if "hidden_act" in self.factors():
             raise UserError("the networks of this zoo differ in hidden_act; they cannot be run as one architecture.")
-        if self.network.get("model_type") != SmallCNNConfig.model_type:
-            raise UserError(
-                f"the networks of this zoo are of type {self.network.get('model_type')!r}; only those of type "
-                f"{SmallCNNConfig.model_type!r} can be run."
-            )
-        return self._network()
+        try:
+            return self.architecture()
+        except UserError as error:
+            kind = self.network.get("model_type")
+            raise UserError(f"the networks of this zoo are of type {kind!r} and cannot be run: {error}") from error
 
-    def image_processor_object(self) -> Any:
-        """The preprocessing of the images, a [`SmallCNNImageProcessor`]."""
-        return SmallCNNImageProcessor.from_dict(self.image_processor)
+    def image_processor_object(self) -> BaseImageProcessor:
+        """The preprocessing of the images."""
+        return processor_from(self.image_processor)
 
     def factors(self) -> dict[str, list]:
         """Values of each generating factor, empty unless the zoo is a grid."""
@@ -131,15 +139,6 @@ class ZooConfig:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
-
-    def _network(self) -> SmallCNNConfig:
-        labels = self.network.get("num_labels", 0)
-        if not isinstance(labels, int) or labels > MAX_LABELS:  # transformers makes a dictionary of them
-            raise UserError(f"network has num_labels {labels!r}; it is a whole number up to {MAX_LABELS:,}.")
-        try:
-            return SmallCNNConfig.from_dict(self.network)
-        except (StrictDataclassError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-            raise UserError(f"network: {wording(error)}") from error
 
     def _check_processor(self) -> None:
         values = self.image_processor
@@ -154,10 +153,7 @@ class ZooConfig:
         for name, size in sizes.items():
             if not (type(size) is int and 1 <= size <= MAX_PIXELS):
                 raise UserError(f"image_processor has {name} {size!r}; it is a whole number from 1 to {MAX_PIXELS:,}.")
-        try:
-            self.image_processor_object()
-        except (StrictDataclassError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"image_processor: {wording(error)}") from error
+        self.image_processor_object()
 
     def _check_layout(self) -> None:
         for entry in self.layout:
@@ -173,22 +169,6 @@ class ZooConfig:
             raise UserError("layout names no tensor, or one twice.")
         if (total := sum(math.prod(shape) for _, shape in self.layout)) > MAX_PARAMS:
             raise UserError(f"layout has {total:,} parameters; a row holds {MAX_PARAMS:,} at most.")
-
-    def _check_network(self) -> None:
-        config = self._network()
-        fits = len(config.conv_channels) + len(config.hidden_sizes) + len(config.skips) <= len(self.layout)
-        try:
-            fits = fits and layout_of(config).to_list() == self.layout
-        except (RuntimeError, ArithmeticError, ValueError, TypeError):  # sizes that no tensor can have
-            fits = False
-        if not fits:
-            raise UserError("the network has another layout than the one that is stored beside it.")
-
-
-def layout_of(network: SmallCNNConfig) -> WeightLayout:
-    """Layout of the weight vector of networks with this configuration."""
-    with torch.device("meta"):
-        return WeightLayout.of(SmallCNNForImageClassification(network))
 
 
 def _check_mapping(name: str, values: Any, kind: type) -> None:

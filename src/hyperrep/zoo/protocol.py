@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import UserError
 from ..files import construct
-from ..networks import SmallCNNConfig, SmallCNNImageProcessor
+from ..networks import DEFAULT_MODEL_TYPE, network_from, processor_from
 from ..population import Recipe
 
 
@@ -34,8 +36,9 @@ class Protocol:
         name (`str`)
         title (`str`): for cards and plots.
         images (`str`): the image data set it was published with, as a Hub id (or `digits`).
-        network (`dict`): arguments of [`SmallCNNConfig`].
-        image_processor (`dict`): arguments of [`SmallCNNImageProcessor`].
+        network (`dict`): arguments of the networks' configuration, and its `model_type` unless they are small CNNs.
+        image_processor (`dict`): arguments of the image processor, and its `image_processor_type` unless it is that of
+            the small CNNs.
         recipe ([`Recipe`])
         epochs (`int`): as published for the hyper-representation.
         validation_fraction (`float`): share of the training images held out, seed 42.
@@ -106,21 +109,32 @@ class Protocol:
         order = torch.randperm(len(combinations), generator=torch.Generator().manual_seed(GRID_SEED)).tolist()
         return [combinations[order[model % len(order)]] for model in range(num_models)]
 
-    def network_config(self, classes: list[str], factors: Mapping[str, Any] = MappingProxyType({})) -> SmallCNNConfig:
-        """Configuration of the networks with these classes and generating factors."""
+    def network_config(
+        self, classes: list[str], factors: Mapping[str, Any] = MappingProxyType({})
+    ) -> PreTrainedConfig:
+        """Configuration of the networks with these classes and generating factors.
+
+        Raises:
+            UserError: if there is none of that type, or it refuses its arguments or does not know a factor.
+        """
         changes = {name: value for name, value in factors.items() if name in NETWORK_FACTORS}
         names: dict[str, Any] = {
             "id2label": dict(enumerate(classes)),
             "label2id": {name: i for i, name in enumerate(classes)},
         }
-        return SmallCNNConfig(**names | self.network | changes)
+        values = {"model_type": DEFAULT_MODEL_TYPE} | names | self.network
+        where = f"protocol {self.name}: network"
+        # a configuration takes any argument: a factor that means nothing to it would be a column that tells a lie
+        if changes and (unknown := changes.keys() - network_from(values, where).to_dict()):
+            raise UserError(f"{where} of type {values['model_type']!r} has no {min(unknown)!r}; leave it out of grid.")
+        return network_from(values | changes, where)
 
     def recipe_of(self, factors: Mapping[str, Any]) -> Recipe:
         """How the networks with these generating factors are trained."""
         return replace(self.recipe, **{name: value for name, value in factors.items() if name in RECIPE_FACTORS})
 
-    def processor(self) -> SmallCNNImageProcessor:
-        return SmallCNNImageProcessor(**self.image_processor)
+    def processor(self) -> BaseImageProcessor:
+        return processor_from(self.image_processor, f"protocol {self.name}: image_processor")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ..files.writing import written_atomically
 from ..images import ImageData
-from ..networks import initial_weights
+from ..networks import dropout_rate, initial_weights, layout_of
 from ..population import Engine, train_population
-from .config import layout_of
 from .settings import ZooSettings, split_models
 from .split import METRICS
 
@@ -114,7 +113,7 @@ def train_shard(
         weights=torch.cat([initial_weights(network, [seed]) for network, seed in zip(networks, seeds)]),
         learning_rates=torch.tensor([recipe.learning_rate for recipe in recipes]),
         weight_decays=torch.tensor([recipe.weight_decay for recipe in recipes]),
-        dropouts=torch.tensor([network.dropout for network in networks]),
+        dropouts=torch.tensor([dropout_rate(network) for network in networks]),
     )
     weights, metrics = [], []
     for result in results:

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ...networks import SmallCNNConfig
+from ...networks import Network, SmallCNNConfig, check_architecture
 from ...networks.skips import skips_of
-from ..checks import check_architecture, check_epoch, check_evaluation, check_inputs, check_targets
+from ..checks import check_epoch, check_evaluation, check_inputs, check_targets
 from ..dropout import dropout_thresholds
-from ..modules import Network
 from ..population import OPTIMIZERS, Evaluation, Population
 from .compile import NativeUnavailable, load_library
 
@@ -123,7 +122,7 @@ class NativeEngine:
             torch.from_numpy(predicted) if predicted is not None else None,
         )
 
-    def logits(self, network: SmallCNNConfig, weights: Tensor, images: Tensor) -> Tensor:
+    def logits(self, network: Network, weights: Tensor, images: Tensor) -> Tensor:
         """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images."""
         weights, images = check_inputs(network, weights, images)
         network = _small_cnn(network)
