@@ -26,7 +26,7 @@ from .config import CONFIG_NAME, ZooConfig, layout_of
 from .dataset import load_config, write_into
 from .protocol import Protocol
 from .settings import ZooSettings, split_models
-from .shards import Shard, is_finished, plan_shards, read_shards, share_of, train_shard
+from .shards import Shard, is_finished, plan_shards, progress_of, read_shards, share_of, train_shard
 from .split import METRICS, ZooSplit
 
 
@@ -47,9 +47,10 @@ def build_zoo(
 ) -> Path:
     """Train a zoo and write it to `output`.
 
-    Finished shards wait in `output/.build`; a build that was interrupted goes on from them with `resume`, and gives
-    the same bytes as one that was left alone, whatever the number of processes before and after (on
-    the same kind of processor; with another engine than the native one, also with as many threads).
+    Finished shards wait in `output/.build`, and so does, every few minutes, how far the others have come; a build that
+    was interrupted goes on from there with `resume`, and gives the same bytes as one that was left alone, whatever the
+    number of processes before and after (on the same kind of processor; with another engine than the native one, also
+    with as many threads).
 
     Args:
         settings ([`ZooSettings`]), images ([`ImageData`]), engine ([`Engine`])
@@ -85,7 +86,8 @@ def build_zoo(
             if processes:
                 processes.wait_for_everyone()
             shards = _planned(settings, output)
-            names = [shard.path(Path(WORK)).as_posix() for shard in shards]
+            work = Path(WORK)
+            names = [path.as_posix() for shard in shards for path in (shard.path(work), shard.progress_path(work))]
             folder.check_replaceable(*names)
             folder.working(names)
             _train(settings, images, engine, output, shards, rank, count)
@@ -130,6 +132,8 @@ def _train(
     mine, work = share_of(shards, rank, count), output / WORK
     unfinished = [shard for shard in mine if not is_finished(shard, settings, images, work)]
     total, left = (sum(shard.cost for shard in part) for part in (mine, unfinished))
+    for shard in unfinished:
+        left -= shard.cost * progress_of(settings, shard, images, work).epoch() / max(1, shard.epochs)
     name = output.name + (f", process {rank + 1} of {count}" if count > 1 else "")
     with tqdm(
         total=total,
