@@ -61,7 +61,9 @@ class Shard:
 def plan_shards(settings: ZooSettings, size: int) -> list[Shard]:
     """Cut a zoo into shards of at most `size` models that are trained equally long and by the same operations.
 
-    How a zoo is cut changes none of its bytes: a model is defined by its seed alone.
+    With the native engine and the loop, how a zoo is cut changes none of its bytes: they compute each model by itself.
+    The vmap engine computes a chunk of a shard at once, and the sums in its matrix products are rounded by how many
+    models there are: cut otherwise, last digits differ, which training amplifies.
     """
     factors = settings.protocol.factors(settings.models)
     alike: dict[tuple, list[int]] = defaultdict(list)
