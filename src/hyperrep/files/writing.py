@@ -238,19 +238,21 @@ class OutputFolder:
         self._record(dict.fromkeys(names))
 
     def remove(self, *names: str) -> None:
-        """Remove files that are ours, and whole folders of such; others are left where they are."""
-        gone = [
-            name
-            for name in self._files()
-            if any(name == wanted or name.startswith(f"{wanted}/") for wanted in names) and self.is_ours(name)
-        ]
+        """Remove files that are ours, and whole folders of such; others are left where they are. Names of ours that
+        have no file are forgotten."""
+
+        def named(files: Iterable[str]) -> list[str]:
+            return [name for name in files if any(name == one or name.startswith(f"{one}/") for one in names)]
+
+        gone = [name for name in named(self._files()) if self.is_ours(name)]
         for name in gone:
             (self.path / name).unlink(missing_ok=True)
             self._remove_empty_folders(name)
-        for name in gone:
+        forgotten = [name for name in named({*self._hashes, *self._working}) if not os.path.lexists(self.path / name)]
+        for name in forgotten:
             self._hashes.pop(name, None)
             self._working.discard(name)
-        if gone:
+        if forgotten:
             self._write_manifest()
 
     def clear(self, keep: Iterable[str] = ()) -> None:

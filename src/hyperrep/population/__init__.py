@@ -7,7 +7,7 @@ other networks in the population or the order of work; every engine follows the 
 from .differentiable import population_cross_entropy, population_logits
 from .engines import ENGINES, choose_engine
 from .population import Engine, Evaluation, Population, Recipe, image_order
-from .train import EpochResult, train_population
+from .train import EpochResult, train_on, train_population
 
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "image_order",
     "population_cross_entropy",
     "population_logits",
+    "train_on",
     "train_population",
 ]

@@ -88,9 +88,26 @@ def train_population(
     population = Population.start(network, recipe, weights)
     population.learning_rates, population.weight_decays = learning_rates, weight_decays
     population.dropouts = dropouts
-    yield EpochResult(0, network, images, engine, population.weights.clone())
-    for epoch in range(1, epochs + 1):
-        order = image_order(seeds, epoch, len(images.train))
-        population.dropout_keys = dropout_keys(seeds, epoch)
-        running = engine.train_epoch(population, images.train.pixels, images.train.labels, order)
+    yield from train_on(network, population, images, seeds, range(epochs + 1), engine)
+
+
+def train_on(
+    network: PreTrainedConfig,
+    population: Population,
+    images: ImageData,
+    seeds: Sequence[int],
+    epochs: range,
+    engine: Engine,
+) -> Iterator[EpochResult]:
+    """Train a population, which changes in place, and yield it at each of `epochs`; at 0 it is as it was given.
+
+    One that stands where another stood after an epoch (weights, moments, steps) ends as that one would have: give it
+    the epochs that come next.
+    """
+    for epoch in epochs:
+        running = None
+        if epoch > 0:
+            order = image_order(seeds, epoch, len(images.train))
+            population.dropout_keys = dropout_keys(seeds, epoch)
+            running = engine.train_epoch(population, images.train.pixels, images.train.labels, order)
         yield EpochResult(epoch, network, images, engine, population.weights.clone(), running)

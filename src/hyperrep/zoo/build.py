@@ -27,7 +27,7 @@ from .config import CONFIG_NAME, ZooConfig
 from .dataset import load_config, write_into
 from .protocol import Protocol
 from .settings import ZooSettings, split_models
-from .shards import Shard, is_finished, plan_shards, read_shards, share_of, train_shard
+from .shards import Shard, is_finished, plan_shards, progress_of, read_shards, share_of, train_shard
 from .split import METRICS, ZooSplit
 
 
@@ -48,9 +48,12 @@ def build_zoo(
 ) -> Path:
     """Train a zoo and write it to `output`.
 
-    Finished shards wait in `output/.build`; a build that was interrupted goes on from them with `resume`, and gives
-    the same bytes as one that was left alone, whatever the number of processes before and after (on
-    the same kind of processor; with another engine than the native one, also with as many threads).
+    Finished shards wait in `output/.build`, and so does, every few minutes, how far the others have come; a build that
+    was interrupted goes on from there with `resume`, in the shards that it was begun with, and gives the same bytes as
+    one that was left alone, whatever the number of processes after (on the same kind of processor; with another engine
+    than the native one, also with as many threads). The number of processes that it was begun with changes the shards,
+    and so no byte with the native engine and the loop, but last digits with the vmap engine. On a GPU, where memory
+    decides how many models are computed at once, builds are close, not the same.
 
     Args:
         settings ([`ZooSettings`]), images ([`ImageData`]), engine ([`Engine`])
@@ -86,13 +89,14 @@ def build_zoo(
             if processes:
                 processes.wait_for_everyone()
             shards = _planned(settings, output)
-            names = [shard.path(Path(WORK)).as_posix() for shard in shards]
+            work = Path(WORK)
+            names = [path.as_posix() for shard in shards for path in (shard.path(work), shard.progress_path(work))]
             folder.check_replaceable(*names)
             folder.working(names)
             _train(settings, images, engine, output, shards, rank, count)
             _wait_for(shards, output / WORK)
             with disk_explained(output):
-                _merge(settings, images, engine, folder, shards)
+                _merge(settings, images, asked["made_with"], folder, shards)
             folder.remove(WORK)
     else:
         assert processes
@@ -131,6 +135,8 @@ def _train(
     mine, work = share_of(shards, rank, count), output / WORK
     unfinished = [shard for shard in mine if not is_finished(shard, settings, images, work)]
     total, left = (sum(shard.cost for shard in part) for part in (mine, unfinished))
+    for shard in unfinished:
+        left -= shard.cost * progress_of(settings, shard, images, work).epoch() / max(1, shard.epochs)
     name = output.name + (f", process {rank + 1} of {count}" if count > 1 else "")
     with tqdm(
         total=total,
@@ -181,18 +187,22 @@ def _check_disk(settings: ZooSettings, images: ImageData, output: Path) -> None:
 
 
 def _made_with(engine: Engine) -> dict[str, str]:
-    device = engine.device.type if isinstance(engine, VmapEngine) else "cpu"
-    return {"engine": engine.name, "device": device, "hyperrep": __version__, "torch": torch.__version__}
+    device = torch.device(getattr(engine, "device", "cpu")).type
+    # where models are computed together, by how many decides how they are rounded
+    chunk = {"models_per_chunk": str(engine.models_per_chunk)} if isinstance(engine, VmapEngine) else {}
+    versions = {"hyperrep": __version__, "torch": torch.__version__}
+    return {"engine": engine.name, "device": device} | chunk | versions
 
 
 def _fingerprint(settings: ZooSettings, images: ImageData, engine: Engine) -> dict[str, Any]:
     """Everything that decides a zoo's bytes, as JSON values."""
-    return json.loads(json.dumps(asdict(settings) | {"images": images.fingerprint, "made_with": _made_with(engine)}))
+    seen = {"images": images.fingerprint, "classes": images.classes}
+    return json.loads(json.dumps(asdict(settings) | seen | {"made_with": _made_with(engine)}))
 
 
 def _fingerprint_of(config: ZooConfig) -> dict[str, Any]:
     """The same of a complete zoo."""
-    protocol = dict(config.protocol)
+    protocol, labels = dict(config.protocol), config.network.get("id2label")
     own = {name: protocol.pop(name, None) for name in ("first_seed", "test_epochs")}
     return {
         "protocol": protocol,
@@ -201,6 +211,7 @@ def _fingerprint_of(config: ZooConfig) -> dict[str, Any]:
         "keep_epochs": config.epochs,
         **own,
         "images": config.images.get("fingerprint"),
+        "classes": list(labels.values()) if isinstance(labels, dict) else [],
         "made_with": config.made_with,
     }
 
@@ -215,9 +226,10 @@ def _check_same(output: Path, previous: dict[str, Any], asked: dict[str, Any]) -
         return values | {"protocol": protocol} | (made_with if isinstance(made_with, dict) else {})
 
     before, now = flat(previous), flat(asked)
-    keys = [key for key in [*asked, "engine", "device"] if key != "made_with"]
-    # zoos of earlier versions do not name their device
-    if changed := [key for key in keys if before.get(key) != now[key] and (key != "device" or key in before)]:
+    keys = [key for key in now if key not in ("made_with", "hyperrep", "torch")]
+    # what earlier versions did not write down cannot be compared
+    keys = [key for key in keys if before.get(key) or key not in ("device", "classes", "models_per_chunk")]
+    if changed := [key for key in keys if before.get(key) != now[key]]:
         raise UserError(
             f"{output} was begun with other settings ({', '.join(changed)} differ); resume with the same ones, "
             "or start anew with --overwrite."
@@ -233,7 +245,7 @@ def _check_same(output: Path, previous: dict[str, Any], asked: dict[str, Any]) -
 
 
 def _merge(
-    settings: ZooSettings, images: ImageData, engine: Engine, folder: OutputFolder, shards: list[Shard]
+    settings: ZooSettings, images: ImageData, made_with: dict[str, str], folder: OutputFolder, shards: list[Shard]
 ) -> None:
     """Shards to Parquet."""
     rows = read_shards(shards, folder.path / WORK)
@@ -259,7 +271,7 @@ def _merge(
         },
         num_models=settings.models,
         epochs=list(settings.keep_epochs),
-        made_with=_made_with(engine),
+        made_with=made_with,  # as it was when the build began: chunks may have become smaller since
     )
     write_into(folder, config, splits)
 

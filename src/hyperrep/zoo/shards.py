@@ -1,6 +1,5 @@
 """The parts a zoo is built in: some models each, trained together and kept in one file until all are there."""
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,22 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..files.writing import written_atomically
 from ..images import ImageData
 from ..networks import dropout_rate, initial_weights, layout_of
-from ..population import Engine, train_population
+from ..population import Engine, Population, train_on
+from .progress import Progress, is_whole
 from .settings import ZooSettings, split_models
 from .split import METRICS
 
 
 # What decides which operations a population runs; the other factors are numbers that differ from model to model.
 COMMON_FACTORS = ("hidden_act", "optimizer", "train_fraction")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,17 @@ class Shard:
     def path(self, folder: Path) -> Path:
         return folder / f"shard-{self.index:05d}.safetensors"
 
+    def progress_path(self, folder: Path) -> Path:
+        """Where it lies how far the training has come, until it is finished."""
+        return folder / f"progress-{self.index:05d}.safetensors"
+
 
 def plan_shards(settings: ZooSettings, size: int) -> list[Shard]:
     """Cut a zoo into shards of at most `size` models that are trained equally long and by the same operations.
 
-    How a zoo is cut changes none of its bytes: a model is defined by its seed alone.
+    With the native engine and the loop, how a zoo is cut changes none of its bytes: they compute each model by itself.
+    The vmap engine computes a chunk of a shard at once, and the sums in its matrix products are rounded by how many
+    models there are: cut otherwise, last digits differ, which training amplifies.
     """
     factors = settings.protocol.factors(settings.models)
     alike: dict[tuple, list[int]] = defaultdict(list)
@@ -103,51 +106,48 @@ def train_shard(
     if shard.train_fraction < 1:
         count = max(1, round(shard.train_fraction * len(images.train)))
         images = replace(images, train=images.train[:count])  # in an order that is random already
-    results = train_population(
+    population = Population.start(
         networks[0],
         recipes[0],
-        images,
-        seeds,
-        shard.epochs,
-        engine,
-        weights=torch.cat([initial_weights(network, [seed]) for network, seed in zip(networks, seeds)]),
-        learning_rates=torch.tensor([recipe.learning_rate for recipe in recipes]),
-        weight_decays=torch.tensor([recipe.weight_decay for recipe in recipes]),
-        dropouts=torch.tensor([dropout_rate(network) for network in networks]),
+        torch.cat([initial_weights(network, [seed]) for network, seed in zip(networks, seeds)]),
     )
-    weights, metrics = [], []
-    for result in results:
+    population.learning_rates = torch.tensor([recipe.learning_rate for recipe in recipes])
+    population.weight_decays = torch.tensor([recipe.weight_decay for recipe in recipes])
+    population.dropouts = torch.tensor([dropout_rate(network) for network in networks])
+    progress = progress_of(settings, shard, images, folder)
+    rows = {name: torch.empty(len(kept), *shape, dtype=torch.float32) for name, shape in progress.shapes.items()}
+    epochs = range(progress.restore(population, rows), shard.epochs + 1)
+    for result in train_on(networks[0], population, images, seeds, epochs, engine):
         if result.epoch in kept:
-            weights.append(result.weights)
-            metrics.append(result.metrics())
+            row = result.metrics() | {"weights": result.weights}
+            for name, values in rows.items():
+                values[kept.index(result.epoch)] = row[name]
+        progress.keep(result.epoch, population, rows)
         if result.epoch > 0:
             report(shard.cost / shard.epochs)
-    tensors = {name: torch.stack([row[name] for row in metrics]) for name in METRICS}
-    tensors["weights"] = torch.stack(weights)
     with written_atomically(shard.path(folder)) as temporary:
-        save_file(tensors, temporary)
+        save_file(rows, temporary)
+    progress.remove()
+
+
+def progress_of(settings: ZooSettings, shard: Shard, images: ImageData, folder: Path) -> Progress:
+    """The file that holds how far an unfinished shard has come."""
+    shapes = _shapes(settings, shard, images)
+    return Progress(shard.progress_path(folder), settings.kept(shard.epochs), shard.epochs, shapes)
+
+
+def _shapes(settings: ZooSettings, shard: Shard, images: ImageData) -> dict[str, list[int]]:
+    """Of the columns of one epoch."""
+    models = len(shard.models)
+    num_params = layout_of(settings.protocol.network_config(images.classes)).num_params
+    return {name: [models] for name in METRICS} | {"weights": [models, num_params]}
 
 
 def is_finished(shard: Shard, settings: ZooSettings, images: ImageData, folder: Path) -> bool:
     """Whether the shard's file is there and whole. One that was cut short is reported and removed."""
+    kept, shapes = len(settings.kept(shard.epochs)), _shapes(settings, shard, images)
     path = shard.path(folder)
-    if not path.exists():
-        return False
-    rows = [len(settings.kept(shard.epochs)), len(shard.models)]
-    num_params = layout_of(settings.protocol.network_config(images.classes)).num_params
-    expected = dict.fromkeys(METRICS, rows) | {"weights": [*rows, num_params]}
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in expected}
-            found = {name: part.get_shape() for name, part in slices.items() if part.get_dtype() == "F32"}
-        if found == expected:
-            return True
-        reason = f"holds tensors of shape {found.get('weights')} instead of {expected['weights']}"
-    except SafetensorError as error:
-        reason = str(error)
-    logger.warning("%s is damaged (%s); its models are trained again", path, reason)
-    path.unlink(missing_ok=True)
-    return False
+    return path.exists() and is_whole(path, {name: [kept, *shape] for name, shape in shapes.items()})
 
 
 def read_shards(shards: list[Shard], folder: Path) -> dict[str, Tensor]:
