@@ -1,11 +1,13 @@
 """The one door for files from outside, and the one writer of folders, which knows what it wrote."""
 
-from .reading import construct, parse_yaml, read_json, read_json_lines, read_parquet, read_tensors, read_yaml
+from .parquet import ParquetVectors, read_parquet
+from .reading import construct, parse_yaml, read_json, read_json_lines, read_tensors, read_yaml
 from .writing import OutputFolder, check_output, disk_explained, mode_of, output_folder
 
 
 __all__ = [
     "OutputFolder",
+    "ParquetVectors",
     "check_output",
     "construct",
     "disk_explained",

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
@@ -208,7 +205,7 @@ def read_tensors(
     try:
         with safe_open(path, framework="pt") as file:
             if set(file.keys()) != set(shapes):
-                raise UserError(f"{path} holds tensors {_listed(file.keys())}; {_listed(shapes)} are needed.")
+                raise UserError(f"{path} holds tensors {listed(file.keys())}; {listed(shapes)} are needed.")
             for name, shape in shapes.items():
                 found = file.get_slice(name).get_shape()
                 if len(found) != len(shape) or any(s is not None and s != f for s, f in zip(shape, found)):
@@ -233,63 +230,7 @@ def read_tensors(
     return tensors
 
 
-def read_parquet(files: Sequence[str | Path], schema: pa.Schema) -> pa.Table:
-    """The rows of Parquet files, one file after the other, with the columns of `schema` and its types.
-
-    A number may be narrower or wider in the files as long as it fits, and lists of fixed length may be ordinary lists
-    of that length. Other columns are left out.
-
-    Raises:
-        UserError: if a file cannot be read or is damaged, lacks a column, has another kind of values in it, lists of
-            another length, or nulls.
-    """
-    tables = []
-    for path in files:
-        check_regular(path)
-        try:
-            found = pq.read_schema(path)
-            for field in schema:
-                if field.name not in found.names:
-                    raise UserError(f"{path} has columns {_listed(found.names)}; {field.name} is missing.")
-                if found.names.count(field.name) > 1:
-                    raise UserError(f"{path} has more than one column {field.name}.")
-                kind = found.field(field.name).type
-                if _kind(kind) != _kind(field.type):
-                    raise UserError(f"{path}: column {field.name} holds {kind}; {field.type} is needed.")
-            table = pq.read_table(path, columns=schema.names, partitioning=None)
-        except (OSError, pa.ArrowException) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise UserError(f"{path} cannot be read, or is damaged: {reason}.") from error
-        columns = [_cast(table.column(field.name), field, path) for field in schema]
-        tables.append(pa.table(columns, schema=schema))
-    return pa.concat_tables(tables).combine_chunks()
-
-
-def _cast(column: pa.ChunkedArray, field: pa.Field, path: str | Path) -> pa.ChunkedArray:
-    values = [column, pc.list_flatten(column)] if _is_list(column.type) else [column]
-    if any(part.null_count for part in values):
-        raise UserError(f"{path}: column {field.name} has empty places.")
-    try:
-        return column.cast(field.type)
-    except pa.ArrowException as error:
-        raise UserError(f"{path}: column {field.name} does not fit {field.type}: {error}") from error
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _kind(kind: pa.DataType) -> str:
-    """Types that are the same but for their width have the same kind."""
-    if _is_list(kind):
-        return f"list of {_kind(kind.value_type)}"
-    if pa.types.is_integer(kind):
-        return "integer"
-    if pa.types.is_floating(kind):
-        return "floating"
-    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else str(kind)
-
-
-def _listed(names: Any) -> str:
+def listed(names: Any) -> str:
+    """Names in their order, the first eight of them."""
     names = sorted(names)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"

@@ -21,7 +21,9 @@ class TrainingData:
         test_accuracy (`dict[str, Tensor]`): (checkpoints,), of each split.
         reference (`Tensor`, *optional*): (num_params,), the training network that all were aligned to: the best one.
         dropped (`dict[str, int]`): checkpoints left out of each split.
-        digest (`str`): SHA-256 of all that is left; two runs with the same digest saw the same weights.
+        digest (`str`): SHA-256 of all weights that are left, before they are aligned, row after row, of the training,
+            the validation and the test split: two runs with the same digest saw the same weights. Where one split
+            ends, and metrics, are no part of it.
     """
 
     train: Tensor
@@ -51,7 +53,7 @@ class TrainingData:
             if name == "train":
                 scores = kept.metrics["validation_accuracy"]
             dropped[name] = len(rows) - len(kept)
-            digest.update(splits[name].numpy().tobytes())
+            digest.update(splits[name].contiguous().numpy())
         reference = None
         if aligned:
             reference = splits["train"][scores.nan_to_num(-torch.inf).argmax()].clone()  # NaN is not known

@@ -249,10 +249,12 @@ def _factors_table(config: ZooConfig, splits: dict[str, ZooSplit]) -> str:
     epoch = max((epoch for epoch in config.epochs if epoch <= last_epoch), default=config.epochs[0])
     rows = ["", "", "## Generating factors", "", f"At epoch {epoch}, over all values of the other factors.", ""]
     rows += ["| factor | value | test accuracy | models |", "|---|---|---|---|"]
-    last = [split[split.epoch == epoch] for split in splits.values()]
-    accuracy = 100 * torch.cat([part.metrics["test_accuracy"] for part in last])
+    last = [split.epoch == epoch for split in splits.values()]
+    accuracy = 100 * torch.cat([split.metrics["test_accuracy"][at] for split, at in zip(splits.values(), last)])
     for name, values in config.factors().items():
-        of_model = [value for part in last for value in part.factors[name].tolist()]
+        of_model = [
+            value for split, at in zip(splits.values(), last) for value in split.factors[name][at.numpy()].tolist()
+        ]
         for value in values:
             selected = accuracy[[i for i, other in enumerate(of_model) if other == value]]
             if len(selected):
@@ -313,8 +315,9 @@ def plot_accuracy(
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for rows in splits.values():
         for model in rows.model_id.unique()[:100]:
-            one = rows[rows.model_id == model]
-            axes.plot(one.epoch, 100 * one.metrics["test_accuracy"], color="tab:blue", alpha=0.08, linewidth=0.8)
+            one = rows.model_id == model  # and not its rows, which would be a copy of their weights
+            accuracy = 100 * rows.metrics["test_accuracy"][one]
+            axes.plot(rows.epoch[one], accuracy, color="tab:blue", alpha=0.08, linewidth=0.8)
     statistics = accuracy_by_epoch(splits)
     axes.plot(list(statistics), [s[0] for s in statistics.values()], color="tab:blue", label="mean of this zoo")
     shown = {epoch: value for epoch, value in published.items() if epoch <= max(statistics)}

@@ -41,11 +41,14 @@ class Zoo:
 
 
 def load_zoo(path_or_id: str | Path, revision: str | None = None, token: str | None = None) -> Zoo:
-    """Load a zoo from a local folder or the Hub into tensors.
+    """Load a zoo from a local folder or the Hub.
+
+    Columns are tensors at once. Weights stay in their files until they are asked for, and only the chosen rows are
+    read then: `zoo["train"].select([25]).weights`. The files must stay where they are until then.
 
     Raises:
         UserError: if there is no zoo at that place, its build was not finished, or its files are damaged or do not
-            fit together.
+            fit together. Where only the numbers are damaged, this comes when weights are read.
     """
     folder, commit = resolve_folder(str(path_or_id), repo_type="dataset", revision=revision, token=token)
     if not (folder / CONFIG_NAME).exists():

@@ -1,4 +1,5 @@
-"""The Parquet files of a zoo: where their rows become tensors, and tensors become rows.
+"""The Parquet files of a zoo: where their rows become tensors, and tensors become rows. They are cut by bytes, so that
+a zoo of large networks is read and transferred in parts of the same size as one of small ones.
 
 A file's name holds a digest of its content: `datasets` knows what it has read before by the names in the card, and
 would give one zoo's rows for another's if all were called alike.
@@ -16,10 +17,15 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import read_parquet
+from ..files import ParquetVectors, read_parquet
 from .config import ZooConfig
 from .settings import SPLITS
 from .split import METRICS, ZooSplit
+from .stored import StoredWeights
+
+
+ROW_GROUP = 64 * 2**20  # bytes at most, unless a row has more: what is read at once
+FILE = 500_000_000  # the same of a file: what is transferred at once
 
 
 def read_splits(folder: Path, config: ZooConfig) -> dict[str, ZooSplit]:
@@ -39,14 +45,15 @@ def _read_split(folder: Path, split: str, config: ZooConfig) -> ZooSplit:
     files = files or sorted((folder / "data").glob(f"{split}-*-of-*.parquet"))
     if not files:
         raise UserError(f"{folder} holds no data/{split}-*.parquet.")
-    table = read_parquet(files, _schema(config))
+    schema = _schema(config)
+    position = schema.get_field_index("weights")
+    table, weights = read_parquet(files, schema.remove(position)), ParquetVectors(files, schema.field(position))
 
     def column(name: str, dtype: Any) -> Tensor:
         return torch.from_numpy(table.column(name).to_numpy().astype(dtype))
 
-    flat = np.concatenate([chunk.flatten().to_numpy() for chunk in table.column("weights").chunks] or [np.empty(0)])
     return ZooSplit(
-        torch.from_numpy(flat.reshape(len(table), config.weight_layout().num_params)).float(),
+        StoredWeights(weights),
         column("model_id", np.int64),
         column("seed", np.int64),
         column("epoch", np.int64),
@@ -69,8 +76,8 @@ def check_splits(config: ZooConfig, splits: dict[str, ZooSplit], where: str) -> 
         if not len(rows):
             raise UserError(f"{what} is empty.")
         shape = (len(rows), config.weight_layout().num_params)
-        if tuple(rows.weights.shape) != shape or rows.weights.dtype != torch.float32:
-            found = f"{rows.weights.dtype} of shape {tuple(rows.weights.shape)}"
+        if tuple(rows.shape) != shape or rows.dtype != torch.float32:
+            found = f"{rows.dtype} of shape {tuple(rows.shape)}"
             raise UserError(f"{what} has weights {found}; float32 of shape {shape} is needed.")
         if strange := sorted(set(rows.epoch.tolist()) - set(config.epochs)):
             raise UserError(f"{what} has rows of epochs {strange[:5]}, which the zoo's config does not name.")
@@ -92,34 +99,50 @@ def check_splits(config: ZooConfig, splits: dict[str, ZooSplit], where: str) -> 
 
 
 def write_splits(folder: Path, splits: dict[str, ZooSplit], config: ZooConfig) -> dict[str, list[str]]:
-    """Write each split as a Parquet file in `folder/data`; returns their names, which change with their content."""
+    """Write each split as Parquet files in `folder/data`; returns their names, which change with their content."""
     (folder / "data").mkdir()
-    names = {}
+    names: dict[str, list[str]] = {}
+    _, rows_of_file = _sizes(config)
     for split, rows in splits.items():
-        path = folder / "data" / f"{split}.parquet"
-        write_split(path, rows, config)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        names[split] = [f"data/{split}-{digest[:16]}.parquet"]
-        os.replace(path, folder / names[split][0])
+        files, path = rows.in_pieces(rows_of_file), folder / "data" / f"{split}.parquet"
+        names[split] = []
+        for index, part in enumerate(files):
+            write_split(path, part, config)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            number = f"-{index:05d}-of-{len(files):05d}" if len(files) > 1 else ""
+            names[split].append(f"data/{split}{number}-{digest[:16]}.parquet")
+            os.replace(path, folder / names[split][-1])
     return names
 
 
 def write_split(path: Path, rows: ZooSplit, config: ZooConfig) -> None:
-    """Write one split, columnar: weights as `FixedSizeList<float32>`."""
+    """Write rows as one file, columnar: weights as `FixedSizeList<float32>`. No more than a row group is copied, or
+    read where weights lie in files."""
+    # float weights do not compress, and dictionaries of them only cost time; their statistics tell that none is null
+    with pq.ParquetWriter(path, _schema(config), compression="none", use_dictionary=False) as writer:
+        for part in rows.in_pieces(_sizes(config)[0]):
+            writer.write_table(_table(part, config), row_group_size=len(part))
+
+
+def _sizes(config: ZooConfig) -> tuple[int, int]:
+    """Rows of a row group and of a file."""
+    row = 4 * config.weight_layout().num_params + 64
+    group = max(1, ROW_GROUP // row)
+    return group, group * max(1, FILE // (group * row))
+
+
+def _table(rows: ZooSplit, config: ZooConfig) -> pa.Table:
     columns = {name: getattr(rows, name).numpy() for name in ("model_id", "seed", "epoch")}
     columns |= {name: rows.metrics[name].numpy() for name in METRICS}
     columns |= {name: values.tolist() for name, values in rows.factors.items()}
     flat = pa.array(rows.weights.contiguous().numpy().reshape(-1))
-    weights = pa.FixedSizeListArray.from_arrays(flat, rows.weights.shape[1])
+    weights = pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
     schema = _schema(config)
     arrays = [
         weights if field.name == "weights" else pa.array(columns[field.name], type=field.type) for field in schema
     ]
-    # float weights do not compress; dictionaries and statistics on them only cost time
-    pq.write_table(
-        pa.table(arrays, schema=schema), path, compression="none", use_dictionary=False, row_group_size=10_000
-    )
+    return pa.table(arrays, schema=schema)
 
 
 def _schema(config: ZooConfig) -> pa.Schema:

@@ -1,12 +1,13 @@
 """Rows of a zoo as tensors."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .stored import StoredWeights
 
 
 METRICS = (
@@ -18,42 +19,73 @@ METRICS = (
     "test_accuracy",
     "generalization_gap",
 )
+PART = 2**21  # numbers looked at together
 COLUMNS = ("model_id", "seed", "epoch", "weights", *METRICS)  # of every zoo
 
 
-@dataclass(frozen=True, repr=False)
 class ZooSplit:
     """Checkpoints, one row each.
 
-    Attributes:
-        weights (`Tensor`): (checkpoints, num_params), float32.
+    Args:
+        weights (`Tensor` or [`StoredWeights`]): (checkpoints, num_params), float32.
         model_id, seed, epoch (`Tensor`): (checkpoints,), int64.
-        metrics (`dict[str, Tensor]`): (checkpoints,), float32; names in [`METRICS`].
-        factors (`dict[str, ndarray]`): (checkpoints,), text or numbers: the generating factors of a grid zoo.
+        metrics (`dict[str, Tensor]`): (checkpoints,), float32; names in [`METRICS`], NaN where one is not known.
+        factors (`dict[str, ndarray]`, *optional*): (checkpoints,), text or numbers: the generating factors of a grid
+            zoo.
+
+    All but `weights` are attributes of a loaded zoo at once. Its weights stay in its files until somebody asks for
+    them: choose rows first ([`select`], [`within`], indexing), and only these are read.
     """
 
-    weights: Tensor
-    model_id: Tensor
-    seed: Tensor
-    epoch: Tensor
-    metrics: dict[str, Tensor]
-    factors: dict[str, np.ndarray] = field(default_factory=dict)
+    def __init__(
+        self,
+        weights: Tensor | StoredWeights,
+        model_id: Tensor,
+        seed: Tensor,
+        epoch: Tensor,
+        metrics: dict[str, Tensor],
+        factors: dict[str, np.ndarray] | None = None,
+    ):
+        self._weights = weights
+        self.model_id, self.seed, self.epoch = model_id, seed, epoch
+        self.metrics, self.factors = metrics, factors or {}
+
+    @property
+    def weights(self) -> Tensor:
+        """(checkpoints, num_params), float32. What lay in files is read once, and kept as long as this object.
+
+        Raises:
+            UserError: if a file was removed or changed since it was found, or is damaged.
+        """
+        if isinstance(self._weights, StoredWeights):
+            self._weights = self._weights.read()
+        return self._weights
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the weights; reads nothing."""
+        return self._weights.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; reads nothing."""
+        return self._weights.dtype
 
     def __len__(self) -> int:
-        return len(self.weights)
+        return len(self._weights)
 
     def __repr__(self) -> str:
         factors = f", factors {', '.join(self.factors)}" if self.factors else ""
         epochs = sorted(set(self.epoch.tolist()))
         return (
             f"ZooSplit({len(self):,} checkpoints of {len(self.model_id.unique()):,} models at "
-            f"{len(epochs)} epochs, weights {list(self.weights.shape)}{factors})"
+            f"{len(epochs)} epochs, weights {list(self.shape)}{factors})"
         )
 
     def __getitem__(self, index: Tensor | slice) -> "ZooSplit":
         """Rows by index, slice or boolean mask."""
         return ZooSplit(
-            self.weights[index],
+            self._weights[index],
             self.model_id[index],
             self.seed[index],
             self.epoch[index],
@@ -63,6 +95,10 @@ class ZooSplit:
                 for name, values in self.factors.items()
             },
         )
+
+    def in_pieces(self, rows: int) -> list["ZooSplit"]:
+        """The same checkpoints, at most `rows` in each piece."""
+        return [self[start : start + rows] for start in range(0, len(self), rows)]
 
     def select(self, epochs: list[int]) -> "ZooSplit":
         """The checkpoints of these epochs.
@@ -85,7 +121,9 @@ class ZooSplit:
         Raises:
             UserError: if none is left.
         """
-        largest = self.weights.abs().amax(dim=1)
+        largest = torch.empty(len(self))
+        for positions, weights in self._parts():
+            largest[positions] = weights.abs().amax(dim=1).to(largest.dtype)
         kept = (largest <= weight_threshold) & torch.isfinite(largest)  # False for NaN, too
         if not kept.any():
             raise UserError(
@@ -93,3 +131,11 @@ class ZooSplit:
                 f"weight_threshold {weight_threshold}. Raise the threshold or choose other epochs."
             )
         return self[kept]
+
+    def _parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Positions (part,) and weights (part, num_params), so many that a copy does not matter."""
+        if isinstance(self._weights, StoredWeights):
+            yield from self._weights.parts()
+        else:
+            for rows in torch.arange(len(self)).split(max(1, PART // max(1, self.shape[1]))):
+                yield rows, self._weights[rows[0] : rows[-1] + 1]
