@@ -12,6 +12,7 @@ from handling import Outcome
 from tiny_zoo import TINY_SETTINGS, write_tiny_zoo
 
 import hyperrep_cli
+from hyperrep.pipeline import fit_sampler
 from hyperrep.training import TrainingConfig, train
 
 
@@ -26,6 +27,7 @@ def tiny(tmp_path_factory) -> Path:
     settings = {**TINY_SETTINGS, "num_train_epochs": 1, "hidden_dropout_prob": 0.0}
     (place / "settings.yaml").write_text(yaml.safe_dump(settings))
     train(TrainingConfig.from_dict(settings), zoo, place / "representation")
+    fit_sampler(place / "representation", zoo)
     return place
 
 
