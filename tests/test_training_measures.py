@@ -13,7 +13,7 @@ from hyperrep.networks import SmallCNNConfig
 from hyperrep.population import Evaluation, choose_engine
 from hyperrep.representation import HyperRepModel
 from hyperrep.representation.batched import decode_rows, encode_rows
-from hyperrep.training import TrainingConfig, loop, train
+from hyperrep.training import TrainingConfig, train
 from hyperrep.training.data import TrainingData
 from hyperrep.training.measures import TRAIN_SAMPLE, Evaluator, probe_r2
 from hyperrep.training.selection import ModelSelection
@@ -223,7 +223,7 @@ def test_a_run_that_had_decided_to_stop_does_not_go_on_when_resumed(zoo, tmp_pat
 
     config = tiny_config(num_train_epochs=12, eval_epochs=1, checkpoint_epochs=1, early_stopping_patience=1)
     monkeypatch.setattr("hyperrep.training.start.Evaluator", scripted([3.0, 2.0, 4.0]))
-    monkeypatch.setattr(loop, "KDESampler", killed)
+    monkeypatch.setattr(HyperRepModel, "save_pretrained", killed)
     with pytest.raises(Killed):
         train(config, zoo, tmp_path / "out")
     monkeypatch.undo()
