@@ -162,7 +162,7 @@ def test_a_log_that_is_gone_costs_the_log_alone(zoo, tmp_path, monkeypatch):
     killed_at(monkeypatch, 20)
     monkeypatch.setattr(
         HyperRepModel, "save_pretrained", lambda *_, **__: 1 / 0
-    )  # all steps are made, the results are not yet written
+    )
     with pytest.raises(ZeroDivisionError):
         train(config, zoo, tmp_path / "out")
     monkeypatch.undo()

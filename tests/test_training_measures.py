@@ -218,7 +218,7 @@ def test_a_resumed_run_chooses_and_stops_as_an_undisturbed_one(zoo, tmp_path, mo
 
 
 def test_a_run_that_had_decided_to_stop_does_not_go_on_when_resumed(zoo, tmp_path, monkeypatch):
-    def killed():
+    def killed(*_, **__):
         raise Killed
 
     config = tiny_config(num_train_epochs=12, eval_epochs=1, checkpoint_epochs=1, early_stopping_patience=1)
