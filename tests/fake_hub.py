@@ -83,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if self._cut else body)
-            self.close_connection = bool(self._cut)
+            self.close_connection = self._cut == "drop"  # an answer that looks whole leaves the connection open
 
     def _json(self, value: Any, status: int = 200) -> None:
         self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})

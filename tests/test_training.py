@@ -11,7 +11,7 @@ from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 from tiny_zoo import TINY_SETTINGS, tiny_layout, write_tiny_zoo
-from training_runs import files, one_thread, script, tiny_config, wait_for  # noqa: F401
+from training_runs import Killed, files, one_thread, script, tiny_config, wait_for  # noqa: F401
 from transformers import AutoModel
 
 from hyperrep.errors import UserError
@@ -250,9 +250,6 @@ def test_a_compiled_run_resumes_to_the_byte(zoo, tmp_path):
 
 
 def test_an_unfinished_checkpoint_is_not_resumed_from(zoo, tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
     def killed(*_):
         raise Killed
 
