@@ -20,7 +20,6 @@ from hyperrep.images import load_images
 from hyperrep.networks import SmallCNNConfig, SmallCNNImageProcessor
 from hyperrep.population import Population, Recipe, choose_engine, image_order
 from hyperrep.training import train
-from hyperrep.zoo import write_zoo
 
 
 # ------------------------------------------------------------------------------------------- what is the user's stays
@@ -228,7 +227,7 @@ def test_a_zoo_with_unknown_accuracies_is_trained_on(tmp_path, unknown, align):
 def changed_zoo(folder: Path, change) -> Path:
     zoo = load_zoo(write_tiny_zoo(folder / "zoo"))
     change(zoo)
-    return write_zoo(folder / "changed", zoo.config, zoo.splits)
+    return zoo.save(folder / "changed")
 
 
 def test_a_zoo_without_accuracies_is_shown(hyperrep, tmp_path):

@@ -164,8 +164,8 @@ def _check_batches(config: TrainingConfig, data: TrainingData, processes: int) -
 def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> HyperRepConfig:
     return config.model_config(
         layout=zoo.config.layout,
-        network=zoo.config.network,
-        image_processor=zoo.config.image_processor,
+        network=zoo.config.network or None,
+        image_processor=zoo.config.image_processor or None,
         zoo={
             "name": zoo.name,
             "revision": zoo.revision,
@@ -179,6 +179,11 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> Hyper
 
 
 def _check_symmetry(zoo: Zoo) -> None:
+    if zoo.config.network.get("model_type") != SmallCNNConfig.model_type:
+        raise UserError(
+            f"zoo {zoo.name} does not name networks of type {SmallCNNConfig.model_type!r}, of which it is known that "
+            "their hidden units may be reordered; set permute and align to false."
+        )
     # which activation is all the same, and may differ between the networks of a zoo
     network = SmallCNNConfig.from_dict({**zoo.config.network, "hidden_act": "tanh"})
     images = torch.rand(

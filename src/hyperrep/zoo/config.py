@@ -16,10 +16,11 @@ from ..networks import SmallCNNConfig, SmallCNNForImageClassification, SmallCNNI
 from ..weights import WeightLayout
 from .protocol import Protocol
 from .settings import MAX_EPOCHS, MAX_MODELS, SPLITS
-from .split import COLUMNS
+from .split import COLUMNS, METRICS
 
 
 CONFIG_NAME = "zoo_config.json"
+OPTIONAL = ("seed", *METRICS)  # columns that a zoo of somebody's own may lack
 MAX_PARAMS = 2**31 - 1  # a Parquet list holds no more
 MAX_LABELS = 1_000_000
 MAX_PIXELS = 2**15  # of one side
@@ -41,6 +42,7 @@ class ZooConfig:
         made_with (`dict`): engine, device and versions.
         files (`dict[str, list[str]]`, *optional*): the data files of each split; zoos of earlier versions do not name
             them.
+        unknown (`list[str]`, *optional*): the columns, of `seed` and [`METRICS`], that the zoo does not have.
 
     Raises:
         UserError: names what does not fit.
@@ -55,6 +57,7 @@ class ZooConfig:
     epochs: list[int]
     made_with: dict[str, str]
     files: dict[str, list[str]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if not 1 <= self.num_models <= MAX_MODELS:
@@ -84,6 +87,8 @@ class ZooConfig:
             _check_mapping("images", {key: self.images.get(key) for key in ("name", "fingerprint")}, str)
             _check_mapping("images", {key: self.images.get(key) for key in ("train", "validation")}, int)
         self._check_processor()
+        if strange := [name for name in self.unknown if name not in OPTIONAL or self.unknown.count(name) > 1]:
+            raise UserError(f"unknown names {strange[0]!r}; each of {', '.join(OPTIONAL)} may come once.")
         if self.files and set(self.files) != set(SPLITS):
             raise UserError(f"files names splits {', '.join(self.files)}; {', '.join(SPLITS)} are needed.")
         names = [name for names in self.files.values() for name in names]
@@ -110,6 +115,8 @@ class ZooConfig:
         """
         if "hidden_act" in self.factors():
             raise UserError("the networks of this zoo differ in hidden_act; they cannot be run as one architecture.")
+        if not self.network:
+            raise UserError("this zoo does not say what its networks are, so that they cannot be run.")
         if self.network.get("model_type") != SmallCNNConfig.model_type:
             raise UserError(
                 f"the networks of this zoo are of type {self.network.get('model_type')!r}; only those of type "
