@@ -20,7 +20,7 @@ from tiny_zoo import TINY_SETTINGS, write_tiny_zoo
 import hyperrep_cli
 from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNForImageClassification
-from hyperrep.zoo import load_zoo, write_zoo
+from hyperrep.zoo import load_zoo
 
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +51,7 @@ def with_weights(zoo: Path, target: Path, change) -> Path:
     loaded = load_zoo(zoo)
     for rows in loaded.splits.values():
         change(rows.weights)
-    return write_zoo(target, loaded.config, loaded.splits)
+    return loaded.save(target)
 
 
 @pytest.mark.parametrize(

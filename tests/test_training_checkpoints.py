@@ -160,9 +160,7 @@ def test_a_log_that_is_gone_costs_the_log_alone(zoo, tmp_path, monkeypatch):
     config = tiny_config()
     expected = train(config, zoo, tmp_path / "whole")
     killed_at(monkeypatch, 20)
-    monkeypatch.setattr(
-        HyperRepModel, "save_pretrained", lambda *_, **__: 1 / 0
-    )
+    monkeypatch.setattr(HyperRepModel, "save_pretrained", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(config, zoo, tmp_path / "out")
     monkeypatch.undo()

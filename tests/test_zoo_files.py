@@ -13,7 +13,7 @@ import torch
 from tiny_zoo import write_tiny_zoo
 
 from hyperrep.errors import UserError
-from hyperrep.zoo import load_zoo, write_zoo, write_zoo_card
+from hyperrep.zoo import load_zoo, write_zoo_card
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_two_zoos_of_one_name_and_one_rebuilt_have_their_own_rows(cache, tmp_pat
         assert torch.equal(seen[-1], load_zoo(folder)["train"].weights)
     assert not torch.equal(*seen)
     other = load_zoo(tmp_path / "b" / "zoo")
-    folder = write_zoo(tmp_path / "a" / "zoo", other.config, other.splits, "overwrite")
+    folder = other.save(tmp_path / "a" / "zoo", overwrite=True)
     assert torch.equal(rows_of(folder), seen[1])
     assert len(list((folder / "data").iterdir())) == 3  # nothing of the zoo that was there
 
@@ -79,7 +79,7 @@ def as_earlier_versions_wrote(zoo: Path, target: Path) -> Path:
 def test_a_zoo_of_an_earlier_version_is_loaded_and_written_anew(cache, zoo, tmp_path):
     old = load_zoo(as_earlier_versions_wrote(zoo, tmp_path / "old"))
     assert torch.equal(old["test"].weights, load_zoo(zoo)["test"].weights)
-    new = write_zoo(tmp_path / "new", old.config, old.splits)
+    new = old.save(tmp_path / "new")
     assert (new / "zoo_config.json").read_bytes() == (zoo / "zoo_config.json").read_bytes()
     assert torch.equal(rows_of(new), old["train"].weights)
 
@@ -164,7 +164,7 @@ def test_parquet_that_is_cut_short(copy, damage):
 def test_an_empty_split_is_refused(zoo, tmp_path):
     loaded = load_zoo(zoo)
     with pytest.raises(UserError, match="split test is empty"):
-        write_zoo(tmp_path / "new", loaded.config, loaded.splits | {"test": loaded["test"][:0]})
+        dataclasses.replace(loaded, splits=loaded.splits | {"test": loaded["test"][:0]}).save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -232,7 +232,7 @@ def test_configs_that_are_refused(copy, change, said):
 def test_networks_of_another_type_are_loaded_but_not_run(zoo, tmp_path):
     loaded = load_zoo(zoo)
     config = dataclasses.replace(loaded.config, network={"model_type": "resnet"})
-    other = load_zoo(write_zoo(tmp_path / "other", config, loaded.splits))
+    other = load_zoo(dataclasses.replace(loaded, config=config).save(tmp_path / "other"))
     assert torch.equal(other["test"].weights, loaded["test"].weights)
     with pytest.raises(UserError, match="of type 'resnet'"):
         other.config.network_config()

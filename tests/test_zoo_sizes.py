@@ -16,7 +16,7 @@ from hyperrep.errors import UserError
 from hyperrep.files import ParquetVectors
 from hyperrep.files import parquet as files_parquet
 from hyperrep.training.data import TrainingData
-from hyperrep.zoo import Zoo, ZooSplit, load_zoo, write_zoo
+from hyperrep.zoo import Zoo, ZooSplit, load_zoo
 from hyperrep.zoo import parquet as zoo_parquet
 
 
@@ -63,7 +63,7 @@ def test_row_groups_and_files_have_a_size(row_group, file, folder, monkeypatch, 
     monkeypatch.setattr(zoo_parquet, "ROW_GROUP", row_group)
     monkeypatch.setattr(zoo_parquet, "FILE", file)
     zoo = load_zoo(folder)
-    written = write_zoo(tmp_path / "zoo", zoo.config, zoo.splits)
+    written = zoo.save(tmp_path / "zoo")
     again = load_zoo(written)
     for split, rows in zoo.splits.items():
         names, total = again.config.files[split], 0
@@ -111,7 +111,7 @@ def test_writing_copies_a_row_group_at_a_time(folder, monkeypatch, tmp_path):
 
     monkeypatch.setattr(zoo_parquet, "_table", noted)
     zoo = load_zoo(folder)
-    write_zoo(tmp_path / "zoo", zoo.config, zoo.splits)
+    zoo.save(tmp_path / "zoo")
     assert tables == [5] * 12
     assert all(not isinstance(split._weights, torch.Tensor) for split in zoo.splits.values())  # nothing was kept
 
@@ -125,7 +125,7 @@ def cut(folder, monkeypatch, tmp_path) -> Path:
     monkeypatch.setattr(zoo_parquet, "ROW_GROUP", 2 * ROW)
     monkeypatch.setattr(zoo_parquet, "FILE", 4 * ROW)
     zoo = load_zoo(folder)
-    return write_zoo(tmp_path / "cut", zoo.config, by_epoch(zoo))
+    return dataclasses.replace(zoo, splits=by_epoch(zoo)).save(tmp_path / "cut")
 
 
 def test_a_zoo_is_loaded_without_its_weights(cut, reads):
@@ -214,7 +214,7 @@ def test_a_checkpoint_with_a_nan_is_stored_and_not_learned_from(folder, tmp_path
     zoo = load_zoo(folder)
     weights = zoo["train"].weights
     weights[3, 5], weights[4, 0] = torch.nan, torch.inf
-    again = load_zoo(write_zoo(tmp_path / "zoo", zoo.config, zoo.splits))
+    again = load_zoo(zoo.save(tmp_path / "zoo"))
     assert len(again["train"].within(torch.inf)) == 38
     assert again["train"].weights[3].isnan().sum() == 1
 
@@ -238,7 +238,7 @@ def with_holes(path: Path) -> None:
 @pytest.mark.parametrize("damage", [os.remove, cut_short, with_holes])
 def test_a_file_that_was_damaged_since_is_one_line(damage, folder, tmp_path):
     zoo = load_zoo(folder)
-    path = parquet(write_zoo(tmp_path / "zoo", zoo.config, zoo.splits))
+    path = parquet(zoo.save(tmp_path / "zoo"))
     rows = load_zoo(tmp_path / "zoo")["train"]
     damage(path)
     for use in (lambda: rows.weights, lambda: rows.within(torch.inf)):
@@ -269,7 +269,7 @@ KINDS = {
 @pytest.mark.parametrize("statistics", [True, False])
 def test_others_write_weights_otherwise(kind, statistics, folder, tmp_path):
     zoo = load_zoo(folder)
-    write_zoo(tmp_path / "zoo", zoo.config, zoo.splits)
+    zoo.save(tmp_path / "zoo")
     change(tmp_path / "zoo", KINDS[kind], statistics)
     assert torch.equal(load_zoo(tmp_path / "zoo")["train"].select([1]).weights, zoo["train"].select([1]).weights)
 
@@ -278,7 +278,7 @@ def test_others_write_weights_otherwise(kind, statistics, folder, tmp_path):
 @pytest.mark.parametrize("statistics", [True, False])
 def test_an_empty_place_is_found_when_a_zoo_is_loaded(kind, statistics, folder, tmp_path):
     zoo = load_zoo(folder)
-    write_zoo(tmp_path / "zoo", zoo.config, zoo.splits)
+    zoo.save(tmp_path / "zoo")
     change(tmp_path / "zoo", KINDS[kind], statistics, null=5)
     with pytest.raises(UserError, match="weights has empty places"):
         load_zoo(tmp_path / "zoo")

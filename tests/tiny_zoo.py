@@ -6,7 +6,7 @@ import torch
 
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, SmallCNNImageProcessor
 from hyperrep.weights import WeightLayout
-from hyperrep.zoo import ZooConfig, ZooSplit, write_zoo
+from hyperrep.zoo import Zoo, ZooConfig, ZooSplit
 from hyperrep.zoo.split import METRICS
 
 
@@ -54,7 +54,7 @@ def write_tiny_zoo(folder: Path, seed: int = 0, scale: float = 0.3) -> Path:
         epochs=EPOCHS,
         made_with={},
     )
-    return write_zoo(folder, config, splits)
+    return Zoo("tiny", config, splits).save(folder)
 
 
 # a hyper-representation small enough to train in seconds, with everything random switched on

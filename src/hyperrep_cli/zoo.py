@@ -108,11 +108,10 @@ def rewrite(
 ) -> None:
     """Write a zoo again as this version writes it, without training: for zoos of earlier versions."""
     from hyperrep.files import check_output, mode_of
-    from hyperrep.zoo import load_zoo, write_zoo
+    from hyperrep.zoo import load_zoo
 
     check_output(output, "zoo", mode_of(overwrite=overwrite))
-    loaded = load_zoo(zoo)
-    write_zoo(output, loaded.config, loaded.splits, mode_of(overwrite=overwrite), repo)
+    load_zoo(zoo).save(output, overwrite, repo)
     print_text(f"wrote {output}")
 
 

@@ -21,7 +21,6 @@ from hyperrep.networks import SmallCNNConfig, SmallCNNImageProcessor
 from hyperrep.pipeline import fit_sampler
 from hyperrep.population import Population, Recipe, choose_engine, image_order
 from hyperrep.training import train
-from hyperrep.zoo import write_zoo
 
 
 # ------------------------------------------------------------------------------------------- what is the user's stays
@@ -230,7 +229,7 @@ def test_a_zoo_with_unknown_accuracies_is_trained_on(tmp_path, unknown, align):
 def changed_zoo(folder: Path, change) -> Path:
     zoo = load_zoo(write_tiny_zoo(folder / "zoo"))
     change(zoo)
-    return write_zoo(folder / "changed", zoo.config, zoo.splits)
+    return zoo.save(folder / "changed")
 
 
 def test_a_zoo_without_accuracies_is_shown(hyperrep, tmp_path):

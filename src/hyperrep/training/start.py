@@ -165,8 +165,8 @@ def _check_batches(config: TrainingConfig, data: TrainingData, processes: int) -
 def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> HyperRepConfig:
     return config.model_config(
         layout=zoo.config.layout,
-        network=zoo.config.network,
-        image_processor=zoo.config.image_processor,
+        network=zoo.config.network or None,
+        image_processor=zoo.config.image_processor or None,
         zoo={
             "name": zoo.name,
             "revision": zoo.revision,

@@ -2,7 +2,8 @@
 
 from .build import build_zoo
 from .config import ZooConfig
-from .dataset import Zoo, load_zoo, write_zoo, write_zoo_card, zoo_images
+from .dataset import Zoo, load_zoo, write_zoo_card, zoo_images
+from .own import write_zoo
 from .protocol import PROTOCOLS, Protocol, get_protocol
 from .settings import ZooSettings
 from .split import ZooSplit

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..networks.describe import describe, plain
-from .config import ZooConfig, listed
+from .config import OPTIONAL, ZooConfig, listed
 from .protocol import NETWORK_FACTORS
-from .split import ZooSplit
+from .split import METRICS, ZooSplit
 
 
 CARD_FILES = ("README.md", "accuracy.png", "results/accuracy.jsonl")
@@ -31,12 +31,10 @@ _TEMPLATE = Template(
     """
 # $title: $num_models networks
 
-A population of $num_models networks of one architecture ($num_params parameters) that differ only in their
-$differ_in, trained on $images and stored at $num_epochs epochs: $num_rows checkpoints, one row each.
+A population of $num_models networks of one architecture ($num_params parameters)$how, stored at $num_epochs epochs:
+$num_rows checkpoints, one row each.
 
-![Test accuracy over epochs](accuracy.png)
-
-## Load
+$picture## Load
 
 ```python
 from hyperrep import load_zoo
@@ -45,23 +43,25 @@ zoo = load_zoo("$repo")          # or load_dataset("$repo") for the plain rows
 zoo["train"].weights             # (checkpoints, $num_params), float32
 ```
 
-## Accuracy
+$accuracy$factors_table
+
+$training## Columns
+
+`model_id`, `epoch` (0 is untrained), `weights` (in the order of `zoo_config.json`, each tensor row-major)$columns.
+${units}Splits are by model$shares: $split_sizes.
+$terms"""
+)
+
+_PICTURE = "![Test accuracy over epochs](accuracy.png)\n\n"
+
+_ACCURACY = Template(
+    """## Accuracy
 
 Test accuracy, mean ± std (ddof 0) over n models, in per cent$test_note.
 
 $accuracy_table
 
-$published_note$images_note$factors_table
-
-$training## Columns
-
-`model_id`, `seed`, `epoch` (0 is untrained), `weights` (in the order of `zoo_config.json`: layer by layer, weight
-row-major, then bias), `train_*`, `validation_*`, `test_*` (`loss` in nats, `accuracy` 0 to 1) and
-`generalization_gap` (train minus test accuracy)$factor_columns. Training loss and accuracy are running means over the
-epoch, each batch as seen before its step. Splits are by model, 70/15/15: $split_sizes.
-
-Code: Apache-2.0. Zoo: CC-BY-4.0; the images keep their own terms.
-"""
+$published_note$images_note"""
 )
 
 _TRAINING = Template(
@@ -94,11 +94,14 @@ def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], rep
     from huggingface_hub import DatasetCard, DatasetCardData
 
     published = config.published_accuracy()
-    _write_results(folder / "results" / "accuracy.jsonl", splits, published)
-    plot_accuracy(folder / "accuracy.png", config, splits, published)
+    known = any(rows.metrics["test_accuracy"].isfinite().any() for rows in splits.values())
+    if known:
+        _write_results(folder / "results" / "accuracy.jsonl", splits, published)
+        plot_accuracy(folder / "accuracy.png", config, splits, published)
+    built = "recipe" in config.protocol  # and not somebody's own, of which less is known
 
     data = DatasetCardData(
-        license="cc-by-4.0",
+        license="cc-by-4.0" if built else None,
         pretty_name=_title(config),
         tags=TAGS,
         size_categories=_size_category(sum(map(len, splits.values()))),
@@ -116,23 +119,43 @@ def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], rep
         title=_title(config),
         num_models=f"{config.num_models:,}",
         num_params=f"{config.weight_layout().num_params:,}",
-        images=config.images.get("name", "unknown images"),
+        how=_how(config) if built else "",
+        picture=_PICTURE if known else "",
         num_epochs=len(config.epochs),
         num_rows=f"{sum(map(len, splits.values())):,}",
         repo=repo or f"org/cnn-zoo-{config.protocol.get('name', 'own')}",
-        accuracy_table=_accuracy_table(splits, published),
-        differ_in="seed" if not config.factors() else "seed and in how they were trained",
-        published_note="Published values: rows B_T of Schürholt et al., NeurIPS 2022. " if published else "",
-        test_note=_test_note(config),
-        factors_table=_factors_table(config, splits),
-        factor_columns="".join(f", `{name}`" for name in config.factors()),
-        images_note=_images_note(config),
-        training=_training(config) if "recipe" in config.protocol and "train" in config.images else "",
+        accuracy=_accuracy(config, splits, published) if known else "",
+        factors_table=_factors_table(config, splits) if known else "",
+        columns="".join(f", `{name}`" for name in (*OPTIONAL, *config.factors()) if name not in config.unknown),
+        units=_units(built) if set(METRICS) - set(config.unknown) else "",
+        shares=", 70/15/15" if built else "",
+        terms="\nCode: Apache-2.0. Zoo: CC-BY-4.0; the images keep their own terms.\n" if built else "",
+        training=_training(config) if built and "train" in config.images else "",
         split_sizes=", ".join(f"{name} {len(rows):,} checkpoints" for name, rows in splits.items()),
     )
     path = folder / "README.md"
     DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}").save(path)
     return path
+
+
+def _how(config: ZooConfig) -> str:
+    differ_in = "seed and in how they were trained" if config.factors() else "seed"
+    return f" that differ only in their {differ_in}, trained on {config.images.get('name', 'unknown images')}"
+
+
+def _units(built: bool) -> str:
+    running = "; those of training are running means over the epoch, each batch as seen before its step"
+    gap = "the generalization gap is training minus test accuracy"
+    return f"Losses are in nats, accuracies 0 to 1{running if built else ''}; {gap}.\n"
+
+
+def _accuracy(config: ZooConfig, splits: dict[str, ZooSplit], published: dict[int, Any]) -> str:
+    return _ACCURACY.substitute(
+        accuracy_table=_accuracy_table(splits, published),
+        published_note="Published values: rows B_T of Schürholt et al., NeurIPS 2022. " if published else "",
+        test_note=_test_note(config),
+        images_note=_images_note(config),
+    )
 
 
 def _title(config: ZooConfig) -> str:

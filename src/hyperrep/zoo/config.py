@@ -15,10 +15,11 @@ from ..networks import DEFAULT_MODEL_TYPE, has_layout, network_from, processor_f
 from ..weights import WeightLayout
 from .protocol import Protocol
 from .settings import MAX_EPOCHS, MAX_MODELS, SPLITS
-from .split import COLUMNS
+from .split import COLUMNS, METRICS
 
 
 CONFIG_NAME = "zoo_config.json"
+OPTIONAL = ("seed", *METRICS)  # columns that a zoo of somebody's own may lack
 MAX_PARAMS = 2**31 - 1  # a Parquet list holds no more
 MAX_PIXELS = 2**15  # of one side
 FILE_NAME = re.compile(r"data/[\w-][\w.-]*\.parquet")
@@ -39,6 +40,7 @@ class ZooConfig:
         made_with (`dict`): engine, device and versions.
         files (`dict[str, list[str]]`, *optional*): the data files of each split; zoos of earlier versions do not name
             them.
+        unknown (`list[str]`, *optional*): the columns, of `seed` and [`METRICS`], that the zoo does not have.
 
     Raises:
         UserError: names what does not fit.
@@ -53,6 +55,7 @@ class ZooConfig:
     epochs: list[int]
     made_with: dict[str, str]
     files: dict[str, list[str]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if not 1 <= self.num_models <= MAX_MODELS:
@@ -82,6 +85,8 @@ class ZooConfig:
             _check_mapping("images", {key: self.images.get(key) for key in ("name", "fingerprint")}, str)
             _check_mapping("images", {key: self.images.get(key) for key in ("train", "validation")}, int)
         self._check_processor()
+        if strange := [name for name in self.unknown if name not in OPTIONAL or self.unknown.count(name) > 1]:
+            raise UserError(f"unknown names {strange[0]!r}; each of {', '.join(OPTIONAL)} may come once.")
         if self.files and set(self.files) != set(SPLITS):
             raise UserError(f"files names splits {', '.join(self.files)}; {', '.join(SPLITS)} are needed.")
         names = [name for names in self.files.values() for name in names]
@@ -104,8 +109,10 @@ class ZooConfig:
         """What is the same in all networks; what they differ in is as the configuration has it by default.
 
         Raises:
-            UserError: if no such type is registered, or its layout is not the one that is stored.
+            UserError: if none is given, no such type is registered, or its layout is not the one that is stored.
         """
+        if not self.network:
+            raise UserError("this zoo does not say what its networks are, so that they cannot be run.")
         network = network_from(self.network)
         if not has_layout(network, self.weight_layout()):
             raise UserError("the network has another layout than the one that is stored beside it.")
@@ -122,6 +129,8 @@ class ZooConfig:
         try:
             return self.architecture()
         except UserError as error:
+            if not self.network:
+                raise
             kind = self.network.get("model_type")
             raise UserError(f"the networks of this zoo are of type {kind!r} and cannot be run: {error}") from error
 

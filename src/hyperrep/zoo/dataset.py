@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import OutputFolder, construct, output_folder, read_json
-from ..files.writing import Mode
+from ..files import OutputFolder, construct, mode_of, output_folder, read_json
 from ..hub import resolve_folder
 from ..images import PREPROCESSING, ImageData, load_images
 from .card import write_card
@@ -38,6 +37,22 @@ class Zoo:
     def __repr__(self) -> str:
         rows = "".join(f"  {name}: {split!r}\n" for name, split in self.splits.items())
         return f"Zoo({self.name!r}, {self.config!r}\n{rows})"
+
+    def save(self, output: str | Path, overwrite: bool = False, repo: str | None = None) -> Path:
+        """Write the zoo to a folder that `load_dataset` and [`load_zoo`] read.
+
+        Args:
+            output (`str` or `Path`): a folder.
+            overwrite (`bool`, *optional*): replace a zoo that hyperrep wrote there.
+            repo (`str`, *optional*): the Hub id that the card's examples name.
+
+        Raises:
+            UserError: if rows and config do not fit, or the folder is not ours to write to.
+        """
+        check_splits(self.config, self.splits, "the zoo to write")
+        with output_folder(output, "zoo", mode_of(overwrite=overwrite)) as folder:
+            write_into(folder, self.config, self.splits, repo, replace=True)
+        return Path(output)
 
 
 def load_zoo(path_or_id: str | Path, revision: str | None = None, token: str | None = None) -> Zoo:
@@ -70,31 +85,6 @@ def load_config(folder: Path) -> ZooConfig:
     return construct(ZooConfig, read_json(folder / CONFIG_NAME), folder / CONFIG_NAME)
 
 
-def write_zoo(
-    output: str | Path,
-    config: ZooConfig,
-    splits: dict[str, ZooSplit],
-    mode: Mode = "new",
-    repo: str | None = None,
-) -> Path:
-    """Write networks as a zoo that `load_dataset` and [`load_zoo`] read.
-
-    Args:
-        output (`str` or `Path`): a folder.
-        config ([`ZooConfig`]): what they share; its `files` are set anew.
-        splits (`dict[str, ZooSplit]`): `train`, `validation` and `test`; a model is in one of them only.
-        mode (`str`): `new` or `overwrite`, see [`~hyperrep.files.output_folder`].
-        repo (`str`, *optional*): the Hub id that the card's examples name.
-
-    Raises:
-        UserError: if rows and config do not fit, or the folder is not ours to write to.
-    """
-    check_splits(config, splits, "the zoo to write")
-    with output_folder(output, "zoo", mode) as folder:
-        write_into(folder, config, splits, repo, replace=True)
-    return Path(output)
-
-
 def write_into(
     folder: OutputFolder,
     config: ZooConfig,
@@ -102,7 +92,7 @@ def write_into(
     repo: str | None = None,
     replace: bool = False,
 ) -> None:
-    """[`write_zoo`] into a folder that is claimed.
+    """[`Zoo.save`] into a folder that is claimed; `config.files` are set anew.
 
     `zoo_config.json` goes first and comes last: a folder that has it is complete.
 

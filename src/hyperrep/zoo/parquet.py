@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..files import ParquetVectors, read_parquet
 from .config import ZooConfig
 from .settings import SPLITS
-from .split import METRICS, ZooSplit
+from .split import METRICS, UNKNOWN_SEED, ZooSplit
 from .stored import StoredWeights
 
 
@@ -50,6 +50,8 @@ def _read_split(folder: Path, split: str, config: ZooConfig) -> ZooSplit:
     table, weights = read_parquet(files, schema.remove(position)), ParquetVectors(files, schema.field(position))
 
     def column(name: str, dtype: Any) -> Tensor:
+        if name in config.unknown:
+            return torch.from_numpy(np.full(len(table), UNKNOWN_SEED if name == "seed" else np.nan, dtype))
         return torch.from_numpy(table.column(name).to_numpy().astype(dtype))
 
     return ZooSplit(
@@ -75,6 +77,9 @@ def check_splits(config: ZooConfig, splits: dict[str, ZooSplit], where: str) -> 
         what = f"{where}: split {split}"
         if not len(rows):
             raise UserError(f"{what} is empty.")
+        columns: list[Any] = [rows.model_id, rows.seed, rows.epoch, *rows.metrics.values(), *rows.factors.values()]
+        if {len(column) for column in columns} != {len(rows)}:
+            raise UserError(f"{what} has {len(rows)} rows of weights, and columns of other lengths.")
         shape = (len(rows), config.weight_layout().num_params)
         if tuple(rows.shape) != shape or rows.dtype != torch.float32:
             found = f"{rows.dtype} of shape {tuple(rows.shape)}"
@@ -151,4 +156,4 @@ def _schema(config: ZooConfig) -> pa.Schema:
     fields += [(name, pa.float32()) for name in METRICS]
     # text or numbers, as all values of a factor together are
     fields += [(name, pa.array(np.array(values).tolist()).type) for name, values in config.factors().items()]
-    return pa.schema(fields)
+    return pa.schema([field for field in fields if field[0] not in config.unknown])

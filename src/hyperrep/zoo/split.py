@@ -20,6 +20,7 @@ METRICS = (
     "generalization_gap",
 )
 PART = 2**21  # numbers looked at together
+UNKNOWN_SEED = -1
 COLUMNS = ("model_id", "seed", "epoch", "weights", *METRICS)  # of every zoo
 
 
@@ -28,7 +29,7 @@ class ZooSplit:
 
     Args:
         weights (`Tensor` or [`StoredWeights`]): (checkpoints, num_params), float32.
-        model_id, seed, epoch (`Tensor`): (checkpoints,), int64.
+        model_id, seed, epoch (`Tensor`): (checkpoints,), int64; a seed of -1 is not known.
         metrics (`dict[str, Tensor]`): (checkpoints,), float32; names in [`METRICS`], NaN where one is not known.
         factors (`dict[str, ndarray]`, *optional*): (checkpoints,), text or numbers: the generating factors of a grid
             zoo.
