@@ -81,7 +81,7 @@ class Ours:
         networks = initial_weights(NETWORK, list(range(self.batch)))
         self.model = HyperRepModel(self.settings.model_config()).train()  # of the poster's networks
         self.layout = WeightLayout.from_list(self.model.config.layout)
-        self.model.set_layer_statistics(networks)
+        self.model.processor.fit(networks)
         self.networks, self.model = networks.to(device), self.model.to(device)
         optimizer = optim.AdamW if self.settings.optimizer == "adamw" else optim.Adam
         self.optimizer = optimizer(

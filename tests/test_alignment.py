@@ -101,7 +101,7 @@ def model() -> HyperRepModel:
     config = HyperRepConfig(aligned=True, initializer_range=0.3, **sizes)
     torch.manual_seed(0)
     model = HyperRepModel(config).eval()
-    model.reference.copy_(random_weights(NETWORKS["grey"], 3)[2])
+    model.processor.reference.copy_(random_weights(NETWORKS["grey"], 3)[2])
     return model
 
 
@@ -117,7 +117,7 @@ def test_a_reordered_network_has_the_same_latent(model, twins, tmp_path):
     latents = model.encode(weights)
     assert (model.encode(permuted, aligned=True) - model.encode(weights, aligned=True)).abs().max() > 0.01
     torch.testing.assert_close(model.encode(permuted), latents)
-    torch.testing.assert_close(model.encode(model.align(permuted), aligned=True), latents)
+    torch.testing.assert_close(model.encode(model.processor.align(permuted), aligned=True), latents)
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded.encode(permuted), latents)
@@ -134,13 +134,13 @@ def test_training_takes_networks_as_they_are(model, twins):
 def test_a_model_of_networks_as_they_came_does_not_align():
     model = HyperRepModel(HyperRepConfig(hidden_size=16, intermediate_size=16, latent_size=8)).eval()
     weights = random_weights(NETWORKS["grey"], 2)
-    assert model.align(weights) is weights
+    assert model.processor.align(weights) is weights
 
 
 def test_gradients_flow_through_alignment(model, twins):
     weights, permuted = twins
     gradients = []
-    for networks in (model.align(weights).requires_grad_(), permuted.requires_grad_()):
+    for networks in (model.processor.align(weights).requires_grad_(), permuted.requires_grad_()):
         model.encode(networks).square().sum().backward()
         gradients.append(networks.grad)
     assert (gradients[1] != 0).any(dim=1).all()

@@ -33,7 +33,10 @@ STORY = (
     "__init__",
 )
 # what a published model takes with it when it is published with its code
-CARRIED = ("configuration_hyperrep", "alignment", "blocks", "modeling_hyperrep", "losses")
+CARRIED = (
+    *("configuration_hyperrep", "processing_hyperrep", "modeling_hyperrep"),
+    *("alignment", "blocks", "losses", "strict"),
+)
 
 
 def imports(file: Path) -> Iterator[list[str]]:

@@ -70,7 +70,7 @@ def test_one_latent_a_neuron(zoo):
 
 def test_an_aligned_model_does_not_see_the_order_of_units(zoo):
     model, weights = neuron_model(zoo), zoo["train"].weights[::7]
-    model.reference.copy_(weights[3])
+    model.processor.reference.copy_(weights[3])
     permuted = weights.gather(1, random_permutations(zoo.config.weight_layout(), len(weights)))
     assert not torch.equal(permuted, weights)
     assert_close(encode_rows(model, permuted), encode_rows(model, weights))
@@ -78,10 +78,10 @@ def test_an_aligned_model_does_not_see_the_order_of_units(zoo):
 
 def test_alignment_is_part_of_the_checkpoint(zoo, tmp_path):
     model = neuron_model(zoo)
-    model.reference.copy_(torch.randn(model.config.num_params))
+    model.processor.reference.copy_(torch.randn(model.config.num_params))
     model.save_pretrained(tmp_path)
     loaded = HyperRepModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert_close(loaded.reference, model.reference, rtol=0, atol=0)  # not rounded to bf16
+    assert_close(loaded.processor.reference, model.processor.reference, rtol=0, atol=0)  # not rounded to bf16
 
 
 def test_the_original_is_its_own_best_reconstruction(zoo, behavior):

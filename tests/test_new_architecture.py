@@ -250,7 +250,7 @@ def test_generated_networks_are_those_that_the_auto_classes_load(representation,
     model = HyperRepModel.from_pretrained(representation)
     data = TrainingData.from_zoo(load_zoo(zoo), [1, 2], weight_threshold=5.0)
     scores = torch.linspace(0, 1, len(data.train))
-    sampler = KDESampler().fit(model.encode(model.align(data.train)).detach(), scores)
+    sampler = KDESampler().fit(model.encode(data.train).detach(), scores)
     networks = HyperRepPipeline(model, sampler)(2, generator=torch.Generator().manual_seed(0))
     networks.save_pretrained(tmp_path / "out")
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "model-00001")

@@ -24,7 +24,7 @@ def model_of(weights: torch.Tensor, **settings) -> HyperRepModel:
     torch.manual_seed(0)
     settings = {"hidden_size": 48, "standardize_weights": True, "latents_per": "neuron"} | settings
     model = HyperRepModel(HyperRepConfig(layout=tiny_layout().to_list(), contrast_weight=0.0, **settings)).eval()
-    model.set_layer_statistics(weights)
+    model.processor.fit(weights)
     return model
 
 
@@ -38,8 +38,8 @@ def test_a_model_starts_as_the_principal_component_analysis_of_each_layers_neuro
         linear = model.decode(latents.atanh())  # what tanh did, undone
 
     layers = zip(
-        model.encoder.embeddings.neurons(model.standardized(weights)),
-        model.encoder.embeddings.neurons(model.standardized(linear)),
+        model.processor(weights),
+        model.processor(linear),
     )
     for neurons, reconstruction in layers:
         rows = neurons.flatten(0, 1)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from tiny_zoo import tiny_layout
 from transformers import AutoConfig, AutoModel
 
-from hyperrep.representation import HyperRepConfig, HyperRepModel, HyperRepOutput
+from hyperrep.representation import HyperRepConfig, HyperRepModel, HyperRepOutput, HyperRepProcessor
 from hyperrep.representation.blocks import quick_dropout
 from hyperrep.representation.modeling_hyperrep import HyperRepTokenEmbeddings, HyperRepTokenOutputs
 
@@ -81,7 +81,7 @@ def test_a_token_is_one_unit_with_its_bias():
     layout = tiny_layout()
     weights = some_weights(2)
     tensors = layout.unvectorize(weights)
-    tokens = embeddings(weights)
+    tokens = embeddings(HyperRepProcessor(tiny_config())(weights))
     # unit 2 of the first fully connected layer comes after the 3 kernels of the convolution
     unit = torch.cat([tensors["linears.0.weight"][:, 2], tensors["linears.0.bias"][:, 2:3]], dim=1)
     torch.testing.assert_close(tokens[:, 3 + 2], embeddings.projections[1](unit))
@@ -90,12 +90,13 @@ def test_a_token_is_one_unit_with_its_bias():
 def test_outputs_put_every_weight_back_where_embeddings_took_it_from():
     config = tiny_config(hidden_size=64)
     embeddings, outputs = HyperRepTokenEmbeddings(config), HyperRepTokenOutputs(config)
+    processor = HyperRepProcessor(config)
     with torch.no_grad():  # identity maps, padded with zeros to hidden_size
         for projection in [*embeddings.projections, *outputs.projections]:
             projection.weight.copy_(torch.eye(*projection.weight.shape))
             projection.bias.zero_()
     weights = some_weights(3)
-    torch.testing.assert_close(outputs(embeddings(weights)), weights)
+    torch.testing.assert_close(processor.decode(outputs(embeddings(processor(weights)))), weights)
 
 
 def test_layout_without_biases():
@@ -167,7 +168,8 @@ def test_hidden_states_are_those_of_their_half(latents_per):
     encoder, decoder = model.encoder, model.decoder
     for i, layer in enumerate(decoder.layers):
         torch.testing.assert_close(layer(output.decoder_hidden_states[i]), output.decoder_hidden_states[i + 1])
-    torch.testing.assert_close(decoder.outputs(output.decoder_hidden_states[-1]), output.reconstruction)
+    tokens = decoder.outputs(output.decoder_hidden_states[-1])
+    torch.testing.assert_close(model.processor.decode(tokens), output.reconstruction)
     torch.testing.assert_close(encoder.layers[0](output.encoder_hidden_states[0]), output.encoder_hidden_states[1])
     latents = encoder.bottleneck(output.encoder_hidden_states[-1]).flatten(1).tanh()
     torch.testing.assert_close(latents, output.latents)
@@ -181,11 +183,10 @@ def test_hidden_states_are_those_of_their_half(latents_per):
 def test_offloaded_models_do_the_same(tmp_path, how):
     settings = {"aligned": True, "standardize_weights": True}
     model, weights = tiny_model(**settings), some_weights(3)
-    model.reference.copy_(some_weights(1, seed=5)[0])
+    model.processor.reference.copy_(some_weights(1, seed=5)[0])
     model.save_pretrained(tmp_path)
     if how == "device_map":
-        device_map = {"encoder": "disk", "decoder": "cpu", "projection_head": "disk"}
-        device_map |= dict.fromkeys(["layer_mean", "layer_std", "reference"], "cpu")
+        device_map = {"processor": "cpu", "encoder": "disk", "decoder": "cpu", "projection_head": "disk"}
         other = HyperRepModel.from_pretrained(tmp_path, device_map=device_map, offload_folder=tmp_path / "offload")
     else:
         other = HyperRepModel.from_pretrained(tmp_path)
@@ -194,11 +195,6 @@ def test_offloaded_models_do_the_same(tmp_path, how):
     assert other.encoder.position_embeddings.weight.is_meta
     torch.testing.assert_close(other(weights).reconstruction, model(weights).reconstruction)
     torch.testing.assert_close(other.decode(other.encode(weights)), model.decode(model.encode(weights)))
-
-
-def test_only_what_is_there_stays_float32():
-    assert tiny_model()._keep_in_fp32_modules_strict == {"layer_mean", "layer_std"}
-    assert tiny_model(aligned=True)._keep_in_fp32_modules_strict == {"layer_mean", "layer_std", "reference"}
 
 
 @pytest.mark.slow
@@ -282,7 +278,7 @@ def test_every_parameter_and_buffer_survives_saving(tmp_path, auto):
         before, after = dict(getattr(model, kind)()), dict(getattr(loaded, kind)())
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
-    assert {"layer_mean", "layer_std"} <= dict(loaded.named_buffers()).keys()
+    assert {"processor.layer_mean", "processor.layer_std"} <= dict(loaded.named_buffers()).keys()
     weights = some_weights(2)
     # the loaded parameters lie elsewhere in memory, and some processors' matrix products then round another way
     torch.testing.assert_close(loaded(weights).reconstruction, model(weights).reconstruction)
@@ -298,13 +294,13 @@ def test_config_survives_saving(tmp_path):
 
 def test_statistics_stay_float32_in_a_bf16_model(tmp_path):
     model = tiny_model()
-    model.set_layer_statistics(some_weights(50) * 0.3 + 0.123456)
+    model.processor.fit(some_weights(50) * 0.3 + 0.123456)
     model.save_pretrained(tmp_path)
     loaded = HyperRepModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert loaded.encoder.bottleneck.weight.dtype == torch.bfloat16
-    assert loaded.layer_std.dtype == torch.float32
-    assert torch.equal(loaded.layer_std, model.layer_std)
-    assert torch.equal(loaded.layer_mean, model.layer_mean)
+    assert loaded.processor.layer_std.dtype == torch.float32
+    assert torch.equal(loaded.processor.layer_std, model.processor.layer_std)
+    assert torch.equal(loaded.processor.layer_mean, model.processor.layer_mean)
     weights = some_weights(3)
     torch.testing.assert_close(loaded.decode(loaded.encode(weights)), model(weights).reconstruction, atol=0.05, rtol=0)
 
@@ -314,12 +310,12 @@ def test_layer_statistics_cover_weight_and_bias_and_have_a_floor():
     weights = some_weights(30)
     last = model.config.layers[-1].num_params
     weights[:, -last:] = 0.25
-    model.set_layer_statistics(weights)
+    model.processor.fit(weights)
     first = weights[:, : model.config.layers[0].num_params]
-    assert model.layer_std[0].item() == pytest.approx(first.std().item())
-    assert model.layer_mean[0].item() == pytest.approx(first.mean().item(), abs=1e-6)
-    assert model.layer_std[-1].item() == pytest.approx(1e-4)
-    assert model.layer_mean[-1].item() == pytest.approx(0.25)
+    assert model.processor.layer_std[0].item() == pytest.approx(first.std().item())
+    assert model.processor.layer_mean[0].item() == pytest.approx(first.mean().item(), abs=1e-6)
+    assert model.processor.layer_std[-1].item() == pytest.approx(1e-4)
+    assert model.processor.layer_mean[-1].item() == pytest.approx(0.25)
 
 
 def test_standardised_weights_make_the_model_blind_to_a_layers_scale():
@@ -329,7 +325,7 @@ def test_standardised_weights_make_the_model_blind_to_a_layers_scale():
     outputs = []
     for factor in (torch.ones_like(scale), scale):
         model = tiny_model(standardize_weights=True)
-        model.set_layer_statistics(weights * factor)
+        model.processor.fit(weights * factor)
         outputs.append(model(weights * factor))
     torch.testing.assert_close(outputs[1].latents, outputs[0].latents)
     torch.testing.assert_close(outputs[1].reconstruction, outputs[0].reconstruction * scale)
@@ -340,7 +336,7 @@ def test_loss_normalisation_can_be_switched_off():
     weights = some_weights(200) * 0.1
     for normalize_loss in (True, False):
         model = tiny_model(normalize_loss=normalize_loss)
-        model.set_layer_statistics(weights)
+        model.processor.fit(weights)
         output = model(weights)
         plain = torch.nn.functional.mse_loss(output.reconstruction, weights)
         expected = plain if not normalize_loss else plain / 0.1**2

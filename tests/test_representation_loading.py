@@ -95,14 +95,14 @@ def rename(tensors):
     ("edit", "said"),
     [
         (lambda tensors: tensors.pop("encoder.bottleneck.weight"), "encoder.bottleneck.weight|are needed"),
-        (lambda tensors: tensors.pop("layer_std"), "layer_std|are needed"),
+        (lambda tensors: tensors.pop("processor.layer_std"), "processor.layer_std|are needed"),
         (rename, "encoder.bottleneck.weight|are needed"),
         (lambda tensors: tensors.update(more=torch.zeros(1)), "more"),
         (lambda tensors: tensors["decoder.outputs.projections.0.bias"].fill_(torch.nan), "NaN or infinite"),
-        (lambda tensors: tensors["reference"].fill_(torch.inf), "reference holds NaN or infinite"),
+        (lambda tensors: tensors["processor.reference"].fill_(torch.inf), "processor.reference holds NaN or infinite"),
         (
-            lambda tensors: tensors.update({"layer_std": torch.ones(7)}),
-            "layer_std|size mismatch|ignore_mismatched_sizes",
+            lambda tensors: tensors.update({"processor.layer_std": torch.ones(7)}),
+            "processor.layer_std|size mismatch|ignore_mismatched_sizes",
         ),
     ],
     ids=["missing", "missing buffer", "renamed", "unexpected", "NaN", "infinite", "other shape"],
@@ -114,9 +114,9 @@ def test_tensors_that_are_not_those_of_the_model_are_refused(folder, load, edit,
 
 
 def test_whoever_asks_for_loading_info_sees_to_missing_tensors(folder):
-    change(folder, lambda tensors: tensors.pop("layer_std"))
+    change(folder, lambda tensors: tensors.pop("processor.layer_std"))
     _, info = HyperRepModel.from_pretrained(folder, output_loading_info=True)
-    assert info["missing_keys"] == {"layer_std"}
+    assert info["missing_keys"] == {"processor.layer_std"}
 
 
 def test_a_state_dict_takes_the_place_of_files(model):
@@ -161,7 +161,9 @@ def test_an_index_that_names_a_pickle_or_a_file_elsewhere(model, folder, load, p
 
 
 @every_loader
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"layer_std": 7}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"processor.layer_std": 7}}']
+)
 def test_an_index_that_is_damaged(folder, load, content):
     shard(folder)
     (folder / "model.safetensors.index.json").write_text(content)

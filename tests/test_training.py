@@ -120,7 +120,7 @@ def test_a_run_learns_and_is_an_ordinary_model_folder(zoo, tmp_path):
     loaded = load_zoo(zoo)
     assert model.config.zoo["name"] == "tiny"
     assert model.config.network["model_type"] == "small_cnn"
-    assert model.layer_std[0].item() == pytest.approx(
+    assert model.processor.layer_std[0].item() == pytest.approx(
         loaded["train"].weights[:, : model.config.layers[0].num_params].std().item()
     )
     again = evaluate_reconstruction(model, loaded["validation"].weights, loaded["train"].weights.mean(dim=0), 3)
@@ -130,7 +130,7 @@ def test_a_run_learns_and_is_an_ordinary_model_folder(zoo, tmp_path):
 def test_evaluation_keeps_the_last_partial_batch(zoo):
     weights = load_zoo(zoo)["validation"].weights  # 10 rows
     model = HyperRepModel(tiny_config().model_config(layout=tiny_layout().to_list()))
-    model.set_layer_statistics(weights)
+    model.processor.fit(weights)
     whole, parts = (evaluate_reconstruction(model, weights, weights.mean(dim=0), size) for size in (10, 4))
     assert parts["reconstruction_loss"] == pytest.approx(whole["reconstruction_loss"])
     with torch.no_grad():

@@ -125,7 +125,7 @@ def draw_populations(bench: Bench, draws: Sequence[Draw], num_models: int, seed:
     """
     scores, recognised = bench.training.metrics["validation_accuracy"], False
     # a baseline gets the weights as the representation does: aligned, if it was trained on aligned ones
-    points = {"latents": bench.latents, "weights": bench.model.align(bench.training.weights)}
+    points = {"latents": bench.latents, "weights": bench.model.processor.align(bench.training.weights)}
     for draw in draws:
         sampler = fit_to_known(draw.sampler, points[draw.space], scores)
         made: dict[str, Any] = {"space": draw.space}

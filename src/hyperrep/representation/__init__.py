@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel
 from .configuration_hyperrep import HyperRepConfig
 from .losses import nt_xent, positive_loss, r_squared, reconstruction_loss
 from .modeling_hyperrep import HyperRepModel, HyperRepOutput, HyperRepPreTrainedModel
+from .processing_hyperrep import HyperRepProcessor
 
 
 # exist_ok: a notebook that reloads the package registers a second time.
@@ -16,6 +17,7 @@ __all__ = [
     "HyperRepModel",
     "HyperRepOutput",
     "HyperRepPreTrainedModel",
+    "HyperRepProcessor",
     "nt_xent",
     "positive_loss",
     "r_squared",

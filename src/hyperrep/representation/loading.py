@@ -12,7 +12,8 @@ from ..files import read_json, read_tensors
 from ..files.reading import wording
 from ..hub import resolve_folder
 from .configuration_hyperrep import HyperRepConfig
-from .modeling_hyperrep import HyperRepModel, refuse_pickles
+from .modeling_hyperrep import HyperRepModel
+from .strict import refuse_pickles
 
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

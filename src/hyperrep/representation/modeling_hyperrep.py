@@ -5,22 +5,18 @@
 Schürholt et al., Hyper-Representations as Generative Models: Sampling Unseen Neural Network Weights, NeurIPS 2022.
 """
 
-import json
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .alignment import align
 from .blocks import HyperRepAttention, HyperRepLayer
 from .configuration_hyperrep import HyperRepConfig
 from .losses import (
@@ -31,11 +27,8 @@ from .losses import (
     positive_loss_as_released,
     reconstruction_loss,
 )
-
-
-MIN_LAYER_STD = 1e-4  # floor of sigma_l, as in the NeurIPS 2022 code
-HUB_ARGUMENTS = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"}
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+from .processing_hyperrep import HyperRepProcessor, check_width
+from .strict import refuse_incomplete, refuse_pickles
 
 
 @dataclass
@@ -67,62 +60,54 @@ class HyperRepOutput(ModelOutput):
 
 
 @dataclass
-class HyperRepHalfOutput(ModelOutput):
+class HyperRepEncoderOutput(ModelOutput):
     """
     Args:
-        result (`Tensor`): latents of the encoder, weights of the decoder.
+        latents (`Tensor`): (batch, latent_size), in (-1, 1).
         hidden_states, attentions (`tuple[Tensor, ...]`, *optional*): see [`HyperRepOutput`].
     """
 
-    result: Tensor
+    latents: Tensor
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class HyperRepDecoderOutput(ModelOutput):
+    """
+    Args:
+        tokens (`list[Tensor]`): one a layer, (batch, num_units, token_size).
+        hidden_states, attentions (`tuple[Tensor, ...]`, *optional*): see [`HyperRepOutput`].
+    """
+
+    tokens: list[Tensor]
     hidden_states: tuple[Tensor | None, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
 
 class HyperRepTokenEmbeddings(nn.Module):
-    """Weight vectors (batch, num_params) to neuron tokens (batch, num_tokens, hidden_size).
-
-    A token is one output unit: its incoming weights and its bias. All units of a layer share one linear map.
-    """
+    """Neuron tokens, one tensor a layer (batch, num_units, token_size), to (batch, num_tokens, hidden_size). All units
+    of a layer share one linear map."""
 
     def __init__(self, config: HyperRepConfig):
         super().__init__()
-        self.layers = config.layers
-        self.projections = nn.ModuleList(nn.Linear(layer.token_size, config.hidden_size) for layer in self.layers)
+        self.projections = nn.ModuleList(nn.Linear(layer.token_size, config.hidden_size) for layer in config.layers)
 
-    def forward(self, weights: Tensor) -> Tensor:
-        neurons = zip(self.projections, self.neurons(weights), strict=True)
-        return torch.cat([projection(units) for projection, units in neurons], dim=1)
-
-    def neurons(self, weights: Tensor) -> list[Tensor]:
-        """The neurons of each layer, (batch, num_units, token_size)."""
-        neurons = []
-        for layer, values in zip(self.layers, weights.split([part.num_params for part in self.layers], dim=1)):
-            end = layer.num_units * layer.fan_in
-            units = values[:, :end].unflatten(1, (layer.num_units, layer.fan_in))
-            if layer.has_bias:
-                units = torch.cat([units, values[:, end:, None]], dim=2)
-            neurons.append(units)
-        return neurons
+    def forward(self, tokens: list[Tensor]) -> Tensor:
+        return torch.cat([project(units) for project, units in zip(self.projections, tokens, strict=True)], dim=1)
 
 
 class HyperRepTokenOutputs(nn.Module):
-    """Tokens (batch, num_tokens, hidden_size) back to weight vectors (batch, num_params): the embeddings' inverse."""
+    """States (batch, num_tokens, hidden_size) back to neuron tokens, one tensor a layer."""
 
     def __init__(self, config: HyperRepConfig):
         super().__init__()
-        self.layers = config.layers
-        self.projections = nn.ModuleList(nn.Linear(config.hidden_size, layer.token_size) for layer in self.layers)
+        self.num_units = [layer.num_units for layer in config.layers]
+        self.projections = nn.ModuleList(nn.Linear(config.hidden_size, layer.token_size) for layer in config.layers)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        slices = hidden_states.split([layer.num_units for layer in self.layers], dim=1)
-        parts = []
-        for layer, projection, tokens in zip(self.layers, self.projections, slices, strict=True):
-            units = projection(tokens)  # (batch, num_units, token_size)
-            parts.append(units[:, :, : layer.fan_in].flatten(1))
-            if layer.has_bias:
-                parts.append(units[:, :, layer.fan_in])
-        return torch.cat(parts, dim=1)
+    def forward(self, hidden_states: Tensor) -> list[Tensor]:
+        layers = hidden_states.split(self.num_units, dim=1)
+        return [project(units) for project, units in zip(self.projections, layers, strict=True)]
 
 
 class HyperRepPositions(nn.Embedding):
@@ -150,7 +135,7 @@ class HyperRepPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, HyperRepEncoder) and module.compress:
             init.normal_(module.compression_token)
-        if isinstance(module, HyperRepModel):
+        if isinstance(module, HyperRepProcessor):
             init.zeros_(module.layer_mean)
             init.ones_(module.layer_std)
             if module.reference is not None:
@@ -158,7 +143,7 @@ class HyperRepPreTrainedModel(PreTrainedModel):
 
 
 class HyperRepEncoder(HyperRepPreTrainedModel):
-    """Weight vectors (batch, num_params) to latents (batch, latent_size).
+    """Neuron tokens, one tensor a layer, to latents (batch, latent_size).
 
     With `latents_per="network"` a learned compression token, put first, collects the whole network (the paper); with
     `"neuron"` each neuron token has a latent of its own (as SANE), and they are laid end to end.
@@ -176,21 +161,21 @@ class HyperRepEncoder(HyperRepPreTrainedModel):
         self.bottleneck = nn.Linear(config.hidden_size, width)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, weights: Tensor, **kwargs) -> HyperRepHalfOutput:
-        hidden_states = self.embeddings(weights.to(self.bottleneck.weight.dtype))
+    def forward(self, tokens: list[Tensor], **kwargs) -> HyperRepEncoderOutput:
+        hidden_states = self.embeddings([units.to(self.bottleneck.weight.dtype) for units in tokens])
         if self.compress:
-            compression_token = self.compression_token.expand(len(weights), -1, -1).to(hidden_states.dtype)
+            compression_token = self.compression_token.expand(len(hidden_states), -1, -1).to(hidden_states.dtype)
             hidden_states = torch.cat([compression_token, hidden_states], dim=1)
         hidden_states = self.position_embeddings(hidden_states)  # (batch, [1 +] num_tokens, hidden_size)
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
         # of the last block nothing but the compression token is used
         hidden_states = self.layers[-1](hidden_states, num_queries=1 if self.compress else None, **kwargs)
-        return HyperRepHalfOutput(self.bottleneck(hidden_states).flatten(1).float().tanh())
+        return HyperRepEncoderOutput(self.bottleneck(hidden_states).flatten(1).float().tanh())
 
 
 class HyperRepDecoder(HyperRepPreTrainedModel):
-    """Latents (batch, latent_size) to weight vectors (batch, num_params)."""
+    """Latents (batch, latent_size) to neuron tokens, one tensor a layer."""
 
     def __init__(self, config: HyperRepConfig):
         super().__init__(config)
@@ -205,7 +190,7 @@ class HyperRepDecoder(HyperRepPreTrainedModel):
         self.outputs = HyperRepTokenOutputs(config)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, latents: Tensor, **kwargs) -> HyperRepHalfOutput:
+    def forward(self, latents: Tensor, **kwargs) -> HyperRepDecoderOutput:
         latents = latents.to(self.decompression.weight.dtype)
         if not self.compress:
             latents = latents.unflatten(1, (self.token_shape[0], -1))  # (batch, num_tokens, neuron_latent_size)
@@ -213,7 +198,7 @@ class HyperRepDecoder(HyperRepPreTrainedModel):
         hidden_states = self.position_embeddings(hidden_states)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
-        return HyperRepHalfOutput(self.outputs(hidden_states))
+        return HyperRepDecoderOutput(self.outputs(hidden_states))
 
 
 class HyperRepProjectionHead(nn.Module):
@@ -252,25 +237,14 @@ class HyperRepModel(HyperRepPreTrainedModel):
     """
 
     # what is undone after the decoder, and compared with, must not be rounded to bf16
-    _keep_in_fp32_modules_strict = ["layer_mean", "layer_std"]
-    layer_mean: Tensor
-    layer_std: Tensor
-    reference: Tensor | None
+    _keep_in_fp32_modules_strict = ["processor"]
 
     def __init__(self, config: HyperRepConfig):
         super().__init__(config)
-        if config.aligned:
-            self._keep_in_fp32_modules_strict = ["layer_mean", "layer_std", "reference"]
-        self.layer_sizes = [layer.num_params for layer in config.layers]
+        self.processor = HyperRepProcessor(config)
         self.encoder = HyperRepEncoder(config)
         self.decoder = HyperRepDecoder(config)
         self.projection_head = HyperRepProjectionHead(config) if config.contrast_weight else None
-        # mu_l and sigma_l of the poster's loss, (num_layers,); part of the checkpoint, always float32
-        self.register_buffer("layer_mean", torch.zeros(len(self.layer_sizes), dtype=torch.float32))
-        self.register_buffer("layer_std", torch.ones(len(self.layer_sizes), dtype=torch.float32))
-        # the network that others are aligned to before they are encoded, (num_params,)
-        reference = torch.zeros(config.num_params, dtype=torch.float32) if config.aligned else None
-        self.register_buffer("reference", reference)
         self.post_init()
 
     @classmethod
@@ -298,33 +272,8 @@ class HyperRepModel(HyperRepPreTrainedModel):
         if tolerant:
             return loaded  # a pair, as the base class returns it
         model, info = loaded
-        source = pretrained_model_name_or_path or "the state dict"
-        for problem in ("missing", "unexpected"):
-            if names := sorted(info[f"{problem}_keys"]):
-                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                raise ValueError(f"{source}: tensors are {problem}: {', '.join(names[:5])}{more}.")
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
-                raise ValueError(f"{source}: {name} holds NaN or infinite numbers.")
+        refuse_incomplete(model, info, pretrained_model_name_or_path or "the state dict")
         return model
-
-    @torch.no_grad()
-    def set_layer_statistics(self, weights: Tensor) -> None:
-        """Set mu_l and sigma_l of every layer: one mean and one standard deviation over all of its entries, weights
-        and bias together, in the training split.
-
-        Args:
-            weights (`Tensor`): (checkpoints, num_params), raw and unpermuted.
-        """
-        for i, values in enumerate(weights.float().split(self.layer_sizes, dim=1)):
-            self.layer_mean[i] = values.mean()
-            self.layer_std[i] = values.std().clamp_min(MIN_LAYER_STD)
-
-    def align(self, weights: Tensor) -> Tensor:
-        """Weights (batch, num_params) with hidden units in the order that the model was trained to see: close to its
-        reference network, if it has one."""
-        _check_width("weights", weights, self.config.num_params)
-        return weights if self.reference is None else align(weights, self.reference, self.config.layout)
 
     def encode(self, weights: Tensor, aligned: bool = False, **kwargs) -> Tensor:
         """
@@ -333,7 +282,8 @@ class HyperRepModel(HyperRepPreTrainedModel):
 
         Args:
             weights (`Tensor`): (batch, num_params), weight vectors in the order of `config.layout`.
-            aligned (`bool`, *optional*, defaults to `False`): they are what [`align`] makes already; saves the time.
+            aligned (`bool`, *optional*, defaults to `False`): they are what `processor.align` makes already; saves the
+                time.
 
         Returns:
             `Tensor`: (batch, latent_size), float32, in (-1, 1).
@@ -341,10 +291,10 @@ class HyperRepModel(HyperRepPreTrainedModel):
         Raises:
             ValueError: if the weights have another shape, or are to be aligned and not finite.
         """
-        weights = weights if aligned else self.align(weights)
+        weights = weights if aligned else self.processor.align(weights)
         if not len(weights):  # attention takes no empty batch
             return torch.zeros(0, self.config.latent_size, device=weights.device)
-        return self._encode(weights, **kwargs).result
+        return self._encode(weights, **kwargs).latents
 
     def decode(self, latents: Tensor, **kwargs) -> Tensor:
         """
@@ -356,37 +306,20 @@ class HyperRepModel(HyperRepPreTrainedModel):
         """
         if not len(latents):
             return torch.zeros(0, self.config.num_params, device=latents.device)
-        return self._decode(latents, **kwargs).result
+        return self.processor.decode(self._decode(latents, **kwargs).tokens)
 
-    def _encode(self, weights: Tensor, **kwargs) -> HyperRepHalfOutput:
-        _check_width("weights", weights, self.config.num_params)
-        return self.encoder(self.standardized(weights), **kwargs | {"return_dict": True})
+    def _encode(self, weights: Tensor, **kwargs) -> HyperRepEncoderOutput:
+        return self.encoder(self.processor(weights), **kwargs | {"return_dict": True})
 
-    def _decode(self, latents: Tensor, **kwargs) -> HyperRepHalfOutput:
-        _check_width("latents", latents, self.config.latent_size)
-        output = self.decoder(latents, **kwargs | {"return_dict": True})
-        output.result = output.result.float()
-        if self.config.standardize_weights:
-            mean, std = self._statistics_per_weight()
-            output.result = output.result * std + mean
-        return output
-
-    def standardized(self, weights: Tensor) -> Tensor:
-        """Weights (batch, num_params) as the encoder sees them."""
-        if not self.config.standardize_weights:
-            return weights
-        mean, std = self._statistics_per_weight()
-        return (weights.float() - mean) / std
-
-    def _statistics_per_weight(self) -> Iterator[Tensor]:
-        """mu and sigma of each entry's layer, both (num_params,)."""
-        for statistic in (self.layer_mean, self.layer_std):
-            yield torch.cat([statistic[i].expand(size) for i, size in enumerate(self.layer_sizes)])
+    def _decode(self, latents: Tensor, **kwargs) -> HyperRepDecoderOutput:
+        check_width("latents", latents, self.config.latent_size)
+        return self.decoder(latents, **kwargs | {"return_dict": True})
 
     @can_return_tuple
     def forward(self, weights: Tensor, target: Tensor | None = None, num_views: int = 1, **kwargs) -> HyperRepOutput:
         r"""
-        What training runs. Weights are taken as they are: give a model of aligned networks what [`align`] makes.
+        What training runs. Weights are taken as they are: give a model of aligned networks what `processor.align`
+        makes.
 
         Args:
             weights (`Tensor`): (num_views * batch, num_params). With two views, row `i` and row `batch + i` are two
@@ -395,13 +328,16 @@ class HyperRepModel(HyperRepPreTrainedModel):
             num_views (`int`, *optional*, defaults to 1): 1 or 2. With 2 the contrastive loss joins in.
         """
         encoded = self._encode(weights, **kwargs)
-        decoded = self._decode(encoded.result, **kwargs)
-        latents, reconstruction = encoded.result, decoded.result
+        latents = encoded.latents
+        decoded = self._decode(latents, **kwargs)
+        reconstruction = self.processor.decode(decoded.tokens)
         projections = self.projection_head(latents) if self.projection_head is not None else None
 
-        layer_std = self.layer_std if self.config.normalize_loss else torch.ones_like(self.layer_std)
+        sizes, std = self.processor.layer_sizes, self.processor.layer_std
+        if not self.config.normalize_loss:
+            std = torch.ones_like(std)
         target = weights if target is None else target
-        loss = error = reconstruction_loss(reconstruction, target, self.layer_sizes, layer_std).sum()
+        loss = error = reconstruction_loss(reconstruction, target, sizes, std).sum()
         contrast = None
         if num_views == 2 and projections is not None:
             first, second = projections.chunk(2)
@@ -425,48 +361,6 @@ class HyperRepModel(HyperRepPreTrainedModel):
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
         )
-
-
-def _check_width(what: str, rows: Tensor, width: int) -> None:
-    if not isinstance(rows, Tensor):
-        raise TypeError(f"{what} are a {type(rows).__name__}; a torch.Tensor is needed: torch.as_tensor({what}).")
-    if rows.ndim != 2 or rows.shape[1] != width:
-        raise ValueError(f"{what} have shape {list(rows.shape)}; this model reads (batch, {width}).")
-
-
-def refuse_pickles(name_or_path: str, where: Mapping[str, Any]) -> None:
-    """Whether a model's files are safetensors, as far as they are there.
-
-    Args:
-        name_or_path (`str`): local folder or Hub id.
-        where (`Mapping`): arguments of `from_pretrained` that say where on the Hub, or which variant.
-
-    Raises:
-        OSError: if there is a pickle instead, or an index names a file that is none of the safetensors beside it.
-    """
-    folder = Path(name_or_path, where.get("subfolder") or "")
-    if folder.is_dir() and not any(folder.glob("model*.safetensors*")):
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
-        if pickles:
-            raise OSError(
-                f"{folder} holds {', '.join(pickles)} but no model.safetensors: pickles can run code and are "
-                "never loaded. Ask its author for safetensors, or convert a file you trust with safetensors.torch."
-            )
-    suffix = f".{where['variant']}" if where.get("variant") else ""
-    hub = {key: value for key, value in where.items() if key in HUB_ARGUMENTS}
-    for file_name in (f"model{suffix}.safetensors", f"model.safetensors.index{suffix}.json"):
-        file = cached_file(name_or_path, file_name, _raise_exceptions_for_missing_entries=False, **hub)
-        if file is not None:
-            break
-    if file is None or not file.endswith(".json"):
-        return
-    try:
-        shards = set(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OSError(f"{file} is no index of safetensors files.") from error
-    for shard in shards:
-        if Path(str(shard)).name != shard or not shard.endswith(".safetensors"):
-            raise OSError(f"{file} names {shard!r}; only safetensors files beside it are read.")
 
 
 __all__ = ["HyperRepModel", "HyperRepOutput", "HyperRepPreTrainedModel"]

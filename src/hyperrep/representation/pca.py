@@ -19,7 +19,7 @@ def initialize_by_pca(model: HyperRepModel, weights: Tensor) -> None:
     first channels hold them, and the blocks, whose last maps become zero, add nothing until they are trained.
 
     Args:
-        model ([`HyperRepModel`]): with `latents_per="neuron"`; changed in place. Its layer statistics must be set.
+        model ([`HyperRepModel`]): with `latents_per="neuron"`; changed in place. Its processor must be fitted.
         weights (`Tensor`): (checkpoints, num_params), the training split.
 
     Raises:
@@ -44,7 +44,7 @@ def initialize_by_pca(model: HyperRepModel, weights: Tensor) -> None:
         nn.init.zeros_(linear.bias)
 
     for neurons, embedding, output in zip(
-        encoder.embeddings.neurons(model.standardized(weights)),
+        model.processor(weights),
         encoder.embeddings.projections,
         decoder.outputs.projections,
         strict=True,

@@ -1,12 +1,12 @@
 """The rows of a zoo that a hyper-representation learns from, and the order it sees them in."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..representation.alignment import align
+from ..representation import HyperRepProcessor
 from ..zoo import Zoo
 from .streams import seed_of
 
@@ -19,7 +19,6 @@ class TrainingData:
         train, validation, test (`Tensor`): (checkpoints, num_params), float32.
         scores (`Tensor`): (train checkpoints,), validation accuracy of the training split.
         test_accuracy (`dict[str, Tensor]`): (checkpoints,), of each split.
-        reference (`Tensor`, *optional*): (num_params,), the training network that all were aligned to: the best one.
         dropped (`dict[str, int]`): checkpoints left out of each split.
         digest (`str`): SHA-256 of all weights that are left, before they are aligned, row after row, of the training,
             the validation and the test split: two runs with the same digest saw the same weights. Where one split
@@ -31,15 +30,12 @@ class TrainingData:
     test: Tensor
     scores: Tensor
     test_accuracy: dict[str, Tensor]
-    reference: Tensor | None
     dropped: dict[str, int]
     digest: str
 
     @classmethod
-    def from_zoo(cls, zoo: Zoo, epochs: list[int], weight_threshold: float, aligned: bool = False) -> "TrainingData":
+    def from_zoo(cls, zoo: Zoo, epochs: list[int], weight_threshold: float) -> "TrainingData":
         """Checkpoints of `epochs` without NaN and without weights beyond `weight_threshold` in absolute value.
-
-        With `aligned`, the hidden units of every network are permuted to lie close to those of the best one.
 
         Raises:
             UserError: if nothing is left of a split.
@@ -54,18 +50,23 @@ class TrainingData:
                 scores = kept.metrics["validation_accuracy"]
             dropped[name] = len(rows) - len(kept)
             digest.update(splits[name].contiguous().numpy())
-        reference = None
-        if aligned:
-            reference = splits["train"][scores.nan_to_num(-torch.inf).argmax()].clone()  # NaN is not known
-            splits = {name: align(weights, reference, zoo.config.layout) for name, weights in splits.items()}
         return cls(
             **splits,
             scores=scores,
             test_accuracy=test_accuracy,
-            reference=reference,
             dropped=dropped,
             digest=digest.hexdigest(),
         )
+
+    @property
+    def best(self) -> Tensor:
+        """The training network of the highest validation accuracy, (num_params,)."""
+        return self.train[self.scores.nan_to_num(-torch.inf).argmax()]  # NaN is not known
+
+    def aligned(self, processor: HyperRepProcessor) -> "TrainingData":
+        """The same networks with their hidden units in the order that a model is to see."""
+        train, validation, test = map(processor.align, (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test)
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> Tensor:

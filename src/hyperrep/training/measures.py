@@ -44,7 +44,7 @@ def evaluate_reconstruction(
     """
     was_training = model.training
     model.eval()
-    sizes, std = model.layer_sizes, model.layer_std
+    sizes, std = model.processor.layer_sizes, model.processor.layer_std
     errors = torch.zeros(len(sizes), dtype=torch.float64, device=std.device)
     baseline_errors = torch.zeros_like(errors)
     for batch in weights.split(batch_size):

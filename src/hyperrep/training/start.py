@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..images import ImageData, ImageSplit
 from ..networks import input_shape, new_module
 from ..population import Engine, choose_engine
-from ..representation import HyperRepConfig, HyperRepModel
+from ..representation import HyperRepConfig, HyperRepModel, HyperRepProcessor
 from ..representation.pca import initialize_by_pca
 from ..weights import WeightLayout, verify_symmetry
 from ..zoo import Zoo, load_zoo, zoo_images
@@ -46,6 +46,7 @@ class Start:
         settings (`dict`): of the configuration, those that decide what is learned.
         checkpoints ([`Checkpoints`])
         model_config ([`HyperRepConfig`])
+        processor ([`HyperRepProcessor`]): fitted to the data, which it has aligned.
     """
 
     config: TrainingConfig
@@ -55,6 +56,7 @@ class Start:
     settings: dict[str, Any]
     checkpoints: Checkpoints
     model_config: HyperRepConfig
+    processor: HyperRepProcessor
 
     def measures(self, images: str | None) -> tuple[Evaluator, BehavioralLoss | None]:
         """What the model is evaluated by, and the loss that runs networks, if there is to be one.
@@ -79,9 +81,7 @@ class Start:
         config, device = self.config, self.accelerator.device
         torch.manual_seed(seed_of("weights", config.seed))
         model = HyperRepModel(self.model_config)
-        model.set_layer_statistics(self.data.train)
-        if model.reference is not None and self.data.reference is not None:
-            model.reference.copy_(self.data.reference)
+        model.processor.load_state_dict(self.processor.state_dict())
         if config.pca_init:
             initialize_by_pca(model, self.data.train)
         model.to(device)
@@ -113,7 +113,7 @@ def start(config: TrainingConfig, zoo: Zoo | str | Path, output: Path, resume: b
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
     if config.permute or config.align:
         _check_symmetry(zoo)
-    data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold, config.align)
+    data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold)
     accelerator = _accelerator(config, output)
     _check_batches(config, data, accelerator.num_processes)
     bookkeeping = BOOKKEEPING - {"eval_epochs"} if config.selects else BOOKKEEPING
@@ -125,7 +125,8 @@ def start(config: TrainingConfig, zoo: Zoo | str | Path, output: Path, resume: b
         checkpoints.check_settings()
     model_config = _model_config(config, zoo, data)
     check_memory(model_config, accelerator.device)
-    return Start(config, zoo, data, accelerator, settings, checkpoints, model_config)
+    processor = HyperRepProcessor(model_config).fit(data.train, data.best if config.align else None)
+    return Start(config, zoo, data.aligned(processor), accelerator, settings, checkpoints, model_config, processor)
 
 
 def _check_surroundings(config: TrainingConfig) -> None:

@@ -1,0 +1,138 @@
+"""Between networks and what a hyper-representation reads: what a tokenizer is to text.
+
+weights (batch, num_params) -> units in canonical order -> standardised -> neuron tokens, layer by layer, and back
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .alignment import align
+from .configuration_hyperrep import HyperRepConfig, LayerTokens
+
+
+MIN_LAYER_STD = 1e-4  # floor of sigma_l, as in the NeurIPS 2022 code
+
+
+class HyperRepProcessor(nn.Module):
+    r"""
+    Weight vectors to neuron tokens and back. What it has learned of the zoo is part of the model's checkpoint, and
+    stays float32 in a model of another type.
+
+    Example:
+
+    ```python
+    >>> processor = model.processor
+    >>> tokens = processor(processor.align(weights))  # one tensor a layer: (batch, num_units, token_size)
+    >>> weights = processor.decode(tokens)            # (batch, num_params)
+    ```
+
+    Args:
+        config ([`HyperRepConfig`])
+
+    Attributes:
+        layer_mean, layer_std (`Tensor`): (num_layers,), mu_l and sigma_l of the poster's loss.
+        reference (`Tensor`, *optional*): (num_params,), the network that others are aligned to; `None` in a model that
+            was not trained on aligned networks.
+        layer_sizes (`list[int]`): parameters of each layer.
+    """
+
+    layer_mean: Tensor
+    layer_std: Tensor
+    reference: Tensor | None
+
+    def __init__(self, config: HyperRepConfig):
+        super().__init__()
+        self.layers, self.layout, self.standardize = config.layers, config.layout, config.standardize_weights
+        self.layer_sizes = [layer.num_params for layer in self.layers]
+        self.num_params = sum(self.layer_sizes)
+        self.register_buffer("layer_mean", torch.zeros(len(self.layers), dtype=torch.float32))
+        self.register_buffer("layer_std", torch.ones(len(self.layers), dtype=torch.float32))
+        reference = torch.zeros(self.num_params, dtype=torch.float32) if config.aligned else None
+        self.register_buffer("reference", reference)
+
+    @torch.no_grad()
+    def fit(self, weights: Tensor, reference: Tensor | None = None) -> "HyperRepProcessor":
+        """Learn mu_l and sigma_l of every layer: one mean and one standard deviation over all of its entries, weights
+        and bias together. The order of units does not matter to them.
+
+        Args:
+            weights (`Tensor`): (checkpoints, num_params), the training split.
+            reference (`Tensor`, *optional*): (num_params,), the network that others will be aligned to.
+
+        Raises:
+            ValueError: if the weights have another shape, or the model is not one of aligned networks.
+        """
+        check_width("weights", weights, self.num_params)
+        for i, values in enumerate(weights.float().split(self.layer_sizes, dim=1)):
+            self.layer_mean[i] = values.mean()
+            self.layer_std[i] = values.std().clamp_min(MIN_LAYER_STD)
+        if reference is not None:
+            if self.reference is None:
+                raise ValueError("a model that aligns no networks has no reference; set aligned in its configuration.")
+            self.reference.copy_(reference)
+        return self
+
+    def align(self, weights: Tensor) -> Tensor:
+        """Weights (batch, num_params) with hidden units in the order that the model was trained to see: close to the
+        reference network, if there is one. Gradients flow through.
+
+        Raises:
+            ValueError: if the weights have another shape, or are to be aligned and not finite.
+        """
+        check_width("weights", weights, self.num_params)
+        return weights if self.reference is None else align(weights, self.reference, self.layout)
+
+    def forward(self, weights: Tensor) -> list[Tensor]:
+        """Neuron tokens, one tensor a layer: (batch, num_units, token_size). A token is one output unit: its incoming
+        weights and its bias, standardised if the configuration says so.
+
+        Args:
+            weights (`Tensor`): (batch, num_params), aligned already.
+
+        Raises:
+            ValueError: if the weights have another shape.
+        """
+        check_width("weights", weights, self.num_params)
+        tokens = []
+        for values, (layer, mean, std) in zip(
+            weights.split(self.layer_sizes, dim=1), self._statistics(weights.device)
+        ):
+            if self.standardize:
+                values = (values.float() - mean) / std
+            end = layer.num_units * layer.fan_in
+            units = values[:, :end].unflatten(1, (layer.num_units, layer.fan_in))
+            tokens.append(torch.cat([units, values[:, end:, None]], dim=2) if layer.has_bias else units)
+        return tokens
+
+    def decode(self, tokens: list[Tensor]) -> Tensor:
+        """Weights (batch, num_params), float32, of neuron tokens: what [`forward`] did, undone."""
+        parts = []
+        for units, (layer, mean, std) in zip(tokens, self._statistics(tokens[0].device), strict=True):
+            units = units.float()
+            if self.standardize:
+                units = units * std + mean
+            parts.append(units[:, :, : layer.fan_in].flatten(1))
+            if layer.has_bias:
+                parts.append(units[:, :, layer.fan_in])
+        return torch.cat(parts, dim=1)
+
+    def _statistics(self, device: torch.device) -> Iterator[tuple[LayerTokens, Tensor, Tensor]]:
+        """Each layer with its mean and standard deviation. The parts of a model may lie on several devices."""
+        yield from zip(self.layers, self.layer_mean.to(device), self.layer_std.to(device), strict=True)
+
+
+def check_width(what: str, rows: Tensor, width: int) -> None:
+    """Whether rows are a tensor (batch, width).
+
+    Raises:
+        TypeError, ValueError: if they are not.
+    """
+    if not isinstance(rows, Tensor):
+        raise TypeError(f"{what} are a {type(rows).__name__}; a torch.Tensor is needed: torch.as_tensor({what}).")
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"{what} have shape {list(rows.shape)}; this model reads (batch, {width}).")
+
+
+__all__ = ["HyperRepProcessor"]
