@@ -58,7 +58,9 @@ def test_only_independent_breaks_correlations():
     one = torch.rand(ROWS, 1, generator=generator(1)) * 2 - 1
     latents = torch.cat([one, -one], dim=1)
     correlation = {
-        variant: torch.corrcoef(KDESampler(variant, BANDWIDTH, None).fit(latents).sample(2000, generator()).T)[0, 1]
+        variant: torch.corrcoef(KDESampler(variant, BANDWIDTH, top=None).fit(latents).sample(2000, generator()).T)[
+            0, 1
+        ]
         for variant in ("independent", "joint", "as_released")
     }
     assert abs(correlation["independent"]) < 0.1
@@ -117,7 +119,7 @@ class LineSampler(Sampler):
     def latent_size(self) -> int:
         return len(self.fitted()["mean"])
 
-    def _fit(self, latents, scores):
+    def _fit(self, latents, scores, places):
         mean = latents.mean(dim=0)
         direction = torch.linalg.svd(latents - mean, full_matrices=False).Vh[0]
         return {"mean": mean, "direction": direction}
@@ -227,7 +229,7 @@ def test_a_folder_that_is_no_sampler_is_refused(tmp_path):
         ("sampler_config.json", b'{"class_name": "KDESampler", "bandwith": 1}', "did you mean 'bandwidth'"),
         ("sampler_config.json", b'{"class_name": "KDESampler", "bandwidth": NaN}', "NaN is not a number"),
         ("sampler_config.json", b'{"class_name": "KDESampler", "bandwidth": 1e300}', "bandwidth is 1e"),
-        ("sampler_config.json", b'{"class_name": "KDESampler", "bandwidth": "0.1"}', "'bandwidth' with value '0.1'"),
+        ("sampler_config.json", b'{"class_name": "KDESampler", "bandwidth": "0.1"}', "must be a number or 'cv'"),
         ("sampler_config.json", b'{"class_name": "KDESampler", "top": true}', "'top' with value True"),
         ("sampler_config.json", b'{"class_name": "KDESampler", "top": 0}', "top is 0"),
         ("sampler_config.json", b'{"class_name": "KDESampler", "top": [0.3]}', "'top' with value"),
@@ -247,17 +249,27 @@ def test_a_damaged_sampler_is_refused(latents, tmp_path, name, content, message)
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"latents": torch.zeros(3, 2)}, "scores are needed"),
-        ({"latents": torch.zeros(3, 2), "scores": torch.zeros(2)}, "shape"),
-        ({"latents": torch.zeros(3, 2), "scores": torch.full((3,), torch.nan)}, "NaN or infinite"),
-        ({"latents": torch.full((3, 2), torch.inf), "scores": torch.zeros(3)}, "NaN or infinite"),
+        ({"scores": None}, "bandwidth, latents, places, scores are needed"),
+        ({"scores": torch.zeros(2)}, "shape"),
+        ({"scores": torch.full((3,), torch.nan)}, "NaN or infinite"),
+        ({"latents": torch.full((3, 2), torch.inf)}, "NaN or infinite"),
         ({"latents": torch.zeros(0, 2), "scores": torch.zeros(0)}, "one row or more"),
-        ({"latents": torch.zeros(3, 2, 1), "scores": torch.zeros(3)}, "shape"),
+        ({"latents": torch.zeros(3, 2, 1)}, "shape"),
+        ({"places": torch.zeros(3, 2, dtype=torch.int64)}, "places are those of 3 numbers, latents have 2"),
+        ({"places": torch.full((2, 2), -1)}, "places are those of"),
+        ({"bandwidth": torch.zeros(1)}, "stored bandwidth is 0"),
     ],
 )
 def test_latents_that_cannot_be_are_refused_with_their_file(latents, tmp_path, tensors, message):
     KDESampler(top=None).fit(latents).save_pretrained(tmp_path)
-    save_file(tensors, tmp_path / "sampler.safetensors")
+    whole = {
+        "latents": torch.zeros(3, 2),
+        "scores": torch.zeros(3),
+        "places": torch.zeros(2, 2, dtype=torch.int64),
+        "bandwidth": torch.ones(1),
+    }
+    changed = {name: tensor for name, tensor in (whole | tensors).items() if tensor is not None}
+    save_file(changed, tmp_path / "sampler.safetensors")
     with pytest.raises(UserError, match=message) as caught:
         Sampler.from_pretrained(tmp_path)
     assert str(tmp_path) in str(caught.value)

@@ -356,8 +356,8 @@ def fit_sampler(folder: str | Path, zoo: Zoo | str | Path, sampler: Sampler | No
         sampler ([`Sampler`], *optional*): independent KDE over the best 30 % by default.
 
     Raises:
-        UserError: if it is no representation, the zoo's networks have another layout, there is a file in the sampler's
-            place that is not ours, or the latents are not finite.
+        UserError: if it is no representation, the zoo's networks have another layout or lack the scores that the
+            sampler chooses by, there is a file in the sampler's place that is not ours, or the latents are not finite.
     """
     model, folder, _ = load_representation(folder)
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
@@ -365,7 +365,9 @@ def fit_sampler(folder: str | Path, zoo: Zoo | str | Path, sampler: Sampler | No
         raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {folder}.")
     rows = Filter.of(model, zoo).rows(zoo, "train")
     latents = encode_rows(model, rows.weights)
-    sampler = fit_to_known(sampler or KDESampler(), latents, rows.metrics["validation_accuracy"])
+    sampler = sampler or KDESampler()
+    scores = rows.column(sampler.settings().get("score", "validation_accuracy"))
+    sampler = fit_to_known(sampler, latents, scores, model.latent_places)
     with output_folder(folder, "representation", "add") as output, output.staging() as stage:
         sampler.save_pretrained(stage / SAMPLER_FOLDER)
     return sampler

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from . import evaluate, zoo
-from .commands import OVERRIDABLE, card, push, sample, tell_once, train_representation
+from .commands import OVERRIDABLE, card, fit, push, sample, tell_once, train_representation
 from .environment import environment
 from .errors import sentence
 from .output import Unfailing
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(zoo.app, name="zoo")
 app.command("train", context_settings=OVERRIDABLE)(train_representation)
+app.command()(fit)
 app.command()(sample)
 app.add_typer(evaluate.app, name="evaluate")
 app.command()(card)

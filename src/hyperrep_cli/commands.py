@@ -1,9 +1,10 @@
 """The commands beside `hyperrep zoo` and `hyperrep evaluate`: train, sample, card, push."""
 
+import json
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,13 @@ from .output import print_text
 Representation = Annotated[str, typer.Argument(help="Folder or Hub id of a representation.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+Top = Annotated[float | None, typer.Option(help="Share of the best training models the density is fitted to.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting of the method, such as scale=0.5; may come several times."),
+]
+VARIANT_HELP = "Of kde: independent, neuron, layer, joint or as_released. Of gaussian: diagonal or low_rank."
 
 PATIENCE = 30  # seconds that another process than the first keeps an error to itself
 
@@ -79,12 +87,11 @@ def sample(
     representation: Representation,
     output: Annotated[Path, typer.Option(help="Folder for the checkpoints.")],
     num_models: Annotated[int, typer.Option(help="How many networks.")] = 50,
-    method: Annotated[str | None, typer.Option(help="kde or uniform. Default: as stored.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Of kde: independent, joint or as_released.")] = None,
-    top: Annotated[
-        float | None, typer.Option(help="Share of the best training models the density is fitted to.")
-    ] = None,
+    method: Annotated[str | None, typer.Option(help="kde, uniform, gaussian, ... Default: as stored.")] = None,
+    variant: Annotated[str | None, typer.Option(help=VARIANT_HELP)] = None,
+    top: Top = None,
     bandwidth: Annotated[float | None, typer.Option(help="Of the kernel density.")] = None,
+    settings: Settings = None,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     network: Annotated[
@@ -103,11 +110,46 @@ def sample(
     check_output(output, "networks", mode_of(overwrite=overwrite))
     generator = seeded(seed)
     pipe = HyperRepPipeline.from_pretrained(representation, revision=revision)
-    pipe.sampler = refit(pipe.sampler, method, variant=variant, top=top, bandwidth=bandwidth)
+    changes = {"variant": variant, "top": top, "bandwidth": bandwidth} | _settings(settings)
+    pipe.sampler = refit(pipe.sampler, method, **changes)
     told = dict(entry.partition("=")[::2] for entry in network or ())
     networks = pipe(num_models, generator=generator, network=told)
     networks.save_pretrained(output, overwrite=overwrite)
     print_text(f"{num_models} networks in {output}")
+
+
+def fit(
+    representation: Annotated[Path, typer.Argument(help="Local folder of a representation.")],
+    zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo it was trained on.")],
+    method: Annotated[str, typer.Option(help="kde, gaussian, neighbor, gan, flow, ...")] = "kde",
+    variant: Annotated[str | None, typer.Option(help=VARIANT_HELP)] = None,
+    top: Top = None,
+    settings: Settings = None,
+) -> None:
+    """Fit another sampler to the latents of a representation's zoo, and store it in the place of the one it has."""
+    from hyperrep.pipeline import fit_sampler
+    from hyperrep.samplers import new_sampler
+
+    hide_small_bars()
+    given = {name: value for name, value in (("variant", variant), ("top", top)) if value is not None}
+    sampler = new_sampler(method, **given | _settings(settings))
+    print_text(f"{representation}: {fit_sampler(representation, zoo, sampler)}")
+
+
+def _settings(entries: list[str] | None) -> dict[str, Any]:
+    """`name=value`, each value as JSON has it, or a text."""
+    from hyperrep.errors import UserError
+
+    settings = {}
+    for entry in entries or ():
+        name, equals, text = entry.partition("=")
+        if not equals:
+            raise UserError(f"--set {entry}: give a name and a value, such as --set scale=0.5.")
+        try:
+            settings[name] = json.loads(text)
+        except ValueError:
+            settings[name] = text
+    return settings
 
 
 def card(

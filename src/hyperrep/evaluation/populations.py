@@ -66,15 +66,17 @@ class Draw:
 
 def variant_of(sampler: Sampler) -> str:
     """The values of those settings that tables show side by side; empty for a sampler that comes in one kind."""
-    names = dict.fromkeys(name for variant in sampler.variants for name in variant)
+    # of how many of the best, its method says
+    names = dict.fromkeys(name for variant in sampler.variants for name in variant if name != "top")
     return " ".join(str(sampler.settings()[name]) for name in names)
 
 
 def planned(methods: Sequence[str] = (), **changes: Any) -> list[Draw]:
-    """What is drawn: every sampler in every variant, over weights where that is a baseline, and over latents.
+    """What is drawn: samplers in every variant, over weights where that is a baseline, and over latents.
 
     Args:
-        methods (`list[str]`, *optional*): only these, by method (`kde`) or method and variant (`kde-joint`).
+        methods (`list[str]`, *optional*): these, by method (`kde`) or method and variant (`kde-joint`). By default all
+            that fit in seconds (`tabled`).
         changes: settings instead of a sampler's own, for those that have them; `None` changes nothing.
 
     Raises:
@@ -90,7 +92,9 @@ def planned(methods: Sequence[str] = (), **changes: Any) -> list[Draw]:
     names = {name: draw for draw in draws for name in _names(draw)}
     if unknown := [name for name in methods if name not in names]:
         raise UserError(f"method {unknown[0]!r} is unknown; choose from {', '.join(names)}.")
-    chosen = [draw for draw in draws if not methods or any(name in methods for name in _names(draw))]
+    chosen = [
+        draw for draw in draws if (any(name in methods for name in _names(draw)) if methods else draw.sampler.tabled)
+    ]
     return sorted(chosen, key=lambda draw: list(PREFIXES).index(draw.space))
 
 
@@ -125,9 +129,11 @@ def draw_populations(bench: Bench, draws: Sequence[Draw], num_models: int, seed:
     """
     scores, recognised = bench.training.metrics["validation_accuracy"], False
     # a baseline gets the weights as the representation does: aligned, if it was trained on aligned ones
-    points = {"latents": bench.latents, "weights": bench.model.processor.align(bench.training.weights)}
+    processor = bench.model.processor
+    points = {"latents": bench.latents, "weights": processor.align(bench.training.weights)}
+    places = {"latents": bench.model.latent_places, "weights": processor.places}
     for draw in draws:
-        sampler = fit_to_known(draw.sampler, points[draw.space], scores)
+        sampler = fit_to_known(draw.sampler, points[draw.space], scores, places[draw.space])
         made: dict[str, Any] = {"space": draw.space}
         if draw.space == "latents" and bench.sampler is not None and _same(sampler, bench.sampler):
             made["stored_sampler"] = recognised = True

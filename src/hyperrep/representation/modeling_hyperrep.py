@@ -275,6 +275,16 @@ class HyperRepModel(HyperRepPreTrainedModel):
         refuse_incomplete(model, info, pretrained_model_name_or_path or "the state dict")
         return model
 
+    @property
+    def latent_places(self) -> Tensor:
+        """(latent_size, 2), int64: of which layer and of which neuron, from 0, each number of a latent is. A latent of
+        a whole network is one."""
+        if self.config.latents_per == "network":
+            return torch.zeros(self.config.latent_size, 2, dtype=torch.int64)
+        of_layer = [index for index, layer in enumerate(self.config.layers) for _ in range(layer.num_units)]
+        places = torch.stack([torch.tensor(of_layer), torch.arange(self.config.num_tokens)], dim=1)
+        return places.repeat_interleave(self.config.neuron_latent_size, dim=0)
+
     def encode(self, weights: Tensor, aligned: bool = False, **kwargs) -> Tensor:
         """
         Latents of networks. If the model was trained on aligned ones, they are aligned first, so that the order of a

@@ -106,13 +106,29 @@ class HyperRepProcessor(nn.Module):
             tokens.append(torch.cat([units, values[:, end:, None]], dim=2) if layer.has_bias else units)
         return tokens
 
+    @property
+    def places(self) -> Tensor:
+        """(num_params, 2), int64: of which layer and of which neuron, from 0, each weight is."""
+        tokens = [torch.empty(1, layer.num_units, layer.token_size) for layer in self.layers]
+        of_layer = [torch.full_like(units, index) for index, units in enumerate(tokens)]
+        first, of_neuron = 0, []
+        for units in tokens:
+            numbers = torch.arange(first, first + units.shape[1])
+            of_neuron.append(numbers[None, :, None].expand(units.shape))
+            first += units.shape[1]
+        return torch.stack([self._joined(of_layer)[0], self._joined(of_neuron)[0]], dim=1).long()
+
     def decode(self, tokens: list[Tensor]) -> Tensor:
         """Weights (batch, num_params), float32, of neuron tokens: what [`forward`] did, undone."""
+        layers = []
+        for units, (_, mean, std) in zip(tokens, self._statistics(tokens[0].device), strict=True):
+            layers.append(units.float() * std + mean if self.standardize else units.float())
+        return self._joined(layers)
+
+    def _joined(self, tokens: list[Tensor]) -> Tensor:
+        """What neuron tokens hold, in the order of the weight vector, (batch, num_params)."""
         parts = []
-        for units, (layer, mean, std) in zip(tokens, self._statistics(tokens[0].device), strict=True):
-            units = units.float()
-            if self.standardize:
-                units = units * std + mean
+        for units, layer in zip(tokens, self.layers, strict=True):
             parts.append(units[:, :, : layer.fan_in].flatten(1))
             if layer.has_bias:
                 parts.append(units[:, :, layer.fan_in])

@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .anchored import AnchoredSampler, fit_to_known, refit
+from .anchored import AnchoredSampler, fit_to_known, new_sampler, refit
 from .base import CONFIG_NAME, SAMPLER_FOLDER, STATE_NAME, Sampler, sampler_classes, settings_class
 from .kde import KDE_VARIANTS, KDESampler
 from .uniform import UniformSampler
@@ -22,6 +22,7 @@ __all__ = [
     "Sampler",
     "UniformSampler",
     "fit_to_known",
+    "new_sampler",
     "refit",
     "sampler_classes",
     "settings_class",

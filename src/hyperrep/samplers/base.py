@@ -24,6 +24,7 @@ CONFIG_NAME = "sampler_config.json"
 STATE_NAME = "sampler.safetensors"
 LARGEST_NUMBER = 100_000  # networks at a time; folders of networks are numbered with five digits
 T = TypeVar("T")
+Shapes = Mapping[str, tuple[int | None, ...]]
 
 
 @dataclass_transform(eq_default=False)
@@ -38,7 +39,7 @@ class Sampler(ABC):
 
     A new one is a subclass in a file of this folder, and nothing else: a dataclass ([`settings_class`]) whose fields
     are its settings, with a name, `method`; tensors that are its state, named and shaped in `state_shapes`; `_fit`,
-    which sets them, and `_sample`, which draws. Saving, loading, the command line and the tables follow.
+    which makes them, and `_sample`, which draws. Saving, loading, the command line and the tables follow.
 
     Attributes:
         method (`str`): what it is called on the command line.
@@ -46,7 +47,12 @@ class Sampler(ABC):
         spaces (`tuple[str, ...]`): what tables show it over: `latents` (S_...), or `weights` themselves (B_...), as a
             baseline.
         variants (`tuple[Mapping, ...]`): settings that tables show side by side; by default the sampler as it is.
+        tabled (`bool`): whether tables show it that name no methods; those that take minutes to fit, or need another
+            library, are asked for.
         state_shapes (`Mapping[str, tuple]`): every tensor of its state; `None` stands for any size.
+        whole_numbers (`tuple[str, ...]`): which of them are int64; the others are float32.
+        of_drawing (`tuple[str, ...]`): settings that decide how it is drawn from and not what is learned, so that they
+            may change without a fit.
         state (`dict[str, Tensor]`): these tensors, once it is fitted or loaded.
     """
 
@@ -54,7 +60,10 @@ class Sampler(ABC):
     label: ClassVar[str] = ""
     spaces: ClassVar[tuple[str, ...]] = ("latents",)
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
-    state_shapes: ClassVar[Mapping[str, tuple[int | None, ...]]]
+    tabled: ClassVar[bool] = True
+    state_shapes: ClassVar[Shapes]
+    whole_numbers: ClassVar[tuple[str, ...]] = ()
+    of_drawing: ClassVar[tuple[str, ...]] = ()
     state: dict[str, Tensor] | None = None
 
     @classmethod
@@ -72,12 +81,15 @@ class Sampler(ABC):
     def latent_size(self) -> int:
         """Width of what is drawn."""
 
-    def fit(self, latents: Tensor, scores: Tensor | None = None) -> Self:
+    def fit(self, latents: Tensor, scores: Tensor | None = None, places: Tensor | None = None) -> Self:
         """Learn the density.
 
         Args:
             latents (`Tensor`): (rows, latent_size).
             scores (`Tensor`, *optional*): (rows,), higher is better; a sampler may fit to the best alone.
+            places (`Tensor`, *optional*): (latent_size, 2), int64: of which layer and of which neuron each number is,
+                as [`HyperRepModel.latent_places`] and [`HyperRepProcessor.places`] say it, for samplers that draw
+                layers or neurons. By default all are of one.
 
         Raises:
             UserError: if shapes do not fit, there is no row, a number is NaN or infinite, or scores are needed and
@@ -94,12 +106,19 @@ class Sampler(ABC):
             fine &= torch.isfinite(scores)
         if broken := int((~fine).sum()):
             raise UserError(f"{broken} of the {len(latents)} latents or their scores are NaN or infinite.")
-        self.state = self._fit(_on_cpu(latents), None if scores is None else _on_cpu(scores))
+        if places is None:
+            places = torch.zeros(latents.shape[1], 2, dtype=torch.int64)
+        if places.shape != (latents.shape[1], 2) or places.dtype != torch.int64:
+            raise UserError(
+                f"places are {places.dtype} of shape {list(places.shape)}; int64 of shape [{latents.shape[1]}, 2] is "
+                "needed."
+            )
+        self.state = self._fit(_on_cpu(latents), None if scores is None else _on_cpu(scores), places.cpu())
         return self
 
     @abstractmethod
-    def _fit(self, latents: Tensor, scores: Tensor | None) -> dict[str, Tensor]:
-        """The state, from finite float32 tensors on the CPU."""
+    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor) -> dict[str, Tensor]:
+        """The state, from finite float32 latents and scores, and places, on the CPU."""
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw latents.
@@ -191,11 +210,20 @@ class Sampler(ABC):
             if not issubclass(kind, cls):
                 raise UserError(f"it is a {name}, not a {cls.__name__}.")
             sampler = construct(kind, config, CONFIG_NAME)
-            sampler.state = read_tensors(folder / STATE_NAME, kind.state_shapes)
-            sampler.check_state()
+            sampler.restored(read_tensors(folder / STATE_NAME, sampler.state_shapes, kind.whole_numbers))
         except UserError as error:
             raise UserError(f"the sampler in {folder} cannot be used: {error}") from error
         return sampler
+
+    def restored(self, state: dict[str, Tensor]) -> Self:
+        """This sampler with a state that it, or one like it, was fitted to.
+
+        Raises:
+            UserError: if the tensors do not belong together.
+        """
+        self.state = state
+        self.check_state()
+        return self
 
     def check_state(self) -> None:  # noqa: B027  # most have nothing to add
         """Whether the tensors of a loaded state belong together.

@@ -1,5 +1,6 @@
 """Uniform samples of latent space (paper, S_U): the floor that a density must beat."""
 
+from dataclasses import field
 from typing import ClassVar
 
 import torch
@@ -16,8 +17,7 @@ class UniformSampler(AnchoredSampler):
     method: ClassVar[str] = "uniform"
     label: ClassVar[str] = "U"
 
-    top: float | int | None = None
-    score: str = "validation_accuracy"
+    top: float | int | None = field(default=None, kw_only=True)
 
     def drawn_from(self) -> dict[str, Tensor]:
         return {}

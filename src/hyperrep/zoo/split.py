@@ -97,6 +97,19 @@ class ZooSplit:
             },
         )
 
+    def column(self, name: str) -> Tensor:
+        """A column of numbers, (checkpoints,): one of [`METRICS`], or a generating factor.
+
+        Raises:
+            UserError: if there is none of that name, or it holds texts.
+        """
+        if name in self.metrics:
+            return self.metrics[name]
+        numbers = [factor for factor, values in self.factors.items() if np.issubdtype(values.dtype, np.number)]
+        if name not in numbers:
+            raise UserError(f"the zoo has no column {name!r} of numbers; there are {', '.join([*METRICS, *numbers])}.")
+        return torch.from_numpy(self.factors[name].astype(np.float32))
+
     def in_pieces(self, rows: int) -> list["ZooSplit"]:
         """The same checkpoints, at most `rows` in each piece."""
         return [self[start : start + rows] for start in range(0, len(self), rows)]

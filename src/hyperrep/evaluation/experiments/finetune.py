@@ -39,7 +39,9 @@ class Finetune(Experiment):
     epochs: int = setting(25, "Fine-tuning epochs.")
     top: float | int = setting(0.3, "Share of the best training models the densities are fitted to.")
     bandwidth: float | int = setting(0.002, "Of the kernel densities.")
-    methods: tuple[str, ...] = setting((), "Draw by these alone, such as kde or kde-joint; may come several times.")
+    methods: tuple[str, ...] = setting(
+        (), "Draw by these, such as kde, kde-joint or flow; may come several times. Default: all that fit in seconds."
+    )
     seed: int = setting(0, "Of sampling and image orders.")
 
     def __post_init__(self) -> None:

@@ -1,0 +1,57 @@
+"""What samplers share that train a network: standardised latents, some held out, and how samples compare with them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import mannwhitneyu
+from torch import Tensor
+
+
+SMALLEST_DEVIATION = 1e-6
+
+
+@dataclass(frozen=True)
+class Standardized:
+    """Latents with mean 0 and standard deviation 1 in every dimension, in two parts.
+
+    Attributes:
+        train, held_out (`Tensor`): (rows, latent_size).
+        train_rows, held_out_rows (`Tensor`): (rows,), which of the anchors they are.
+        mean, deviation (`Tensor`): (latent_size,), of the training part.
+    """
+
+    train: Tensor
+    held_out: Tensor
+    train_rows: Tensor
+    held_out_rows: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, anchors: Tensor, share: float) -> "Standardized":
+        """The last rows, so many of them, are held out: in a zoo checkpoints of one model stand side by side, so that
+        nearly all models are in one part only."""
+        count = min(max(1, round(share * len(anchors))), len(anchors) - 1)
+        rows = torch.arange(len(anchors))
+        train_rows, held_out_rows = rows[:-count], rows[-count:]
+        train = anchors[train_rows]
+        mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0).clamp_min(SMALLEST_DEVIATION)
+        standard = (anchors - mean) / deviation
+        return cls(standard[train_rows], standard[held_out_rows], train_rows, held_out_rows, mean, deviation)
+
+
+def dispersion(samples: Tensor, train: Tensor) -> float:
+    """Total variance of samples over that of what they were learned from; 1 is wanted, less is collapse."""
+    return float(samples.var(dim=0).sum() / train.var(dim=0).sum().clamp_min(1e-12))
+
+
+def copying(samples: Tensor, train: Tensor, held_out: Tensor) -> float:
+    """C_T of Meehan, Chaudhuri and Dasgupta (2020), in one cell: the z-score of a Mann-Whitney test that samples lie
+    as far from their nearest training latent as held-out latents do. Far below 0 means copying, far above 0 that they
+    lie elsewhere."""
+    near = torch.cdist(samples, train).amin(dim=1).double().numpy()
+    expected = torch.cdist(held_out, train).amin(dim=1).double().numpy()
+    m, n = len(near), len(expected)
+    statistic = float(mannwhitneyu(near, expected).statistic)
+    return (statistic - m * n / 2) / math.sqrt(m * n * (m + n + 1) / 12)
