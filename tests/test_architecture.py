@@ -26,6 +26,7 @@ STORY = (
     "training",
     "results",
     "publishing",
+    "generated",
     "pipeline",
     "transformers_pipeline",
     "evaluation",

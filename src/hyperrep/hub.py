@@ -152,11 +152,22 @@ def push_folder(
     create_pr: bool = False,
     commit_message: str | None = None,
 ) -> str:
-    """Publish a representation's or a zoo's folder in one commit. What is uploaded are its cards, settings, results,
-    weights and data; never a pickle, a training checkpoint, a hidden file, or anything behind a symbolic link.
+    """Publish a folder of a representation, of generated networks or of a zoo in one commit. What is uploaded are its
+    cards, settings, results, weights and data; never a pickle, a training checkpoint, a hidden file, or anything
+    behind a symbolic link.
+
+    Args:
+        folder (`str` or `Path`)
+        repo_id (`str`): such as `org/hyperrep-mnist`; made if it is not there.
+        repo_type (`str`, *optional*, defaults to `"model"`): `model` or, for a zoo, `dataset`.
+        private (`bool`, *optional*): whether a new repository is.
+        token (`str`, *optional*): instead of the stored one.
+        revision (`str`, *optional*): the branch; it must exist.
+        create_pr (`bool`, *optional*, defaults to `False`): open a pull request instead of committing.
+        commit_message (`str`, *optional*)
 
     Returns:
-        `str`: the repository's address.
+        `str`: the repository's address, or that of the pull request.
 
     Raises:
         UserError: if the folder is missing, has no README.md or is not complete, if a symbolic link stands for a file
@@ -172,7 +183,7 @@ def push_folder(
         validate_repo_id(repo_id)
         api = HfApi(token=token)
         url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-        api.upload_folder(
+        commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             repo_type=repo_type,
@@ -186,7 +197,7 @@ def push_folder(
         raise UserError(f"{repo_id!r} is no Hub id; it is like org/name.") from error
     except (HTTPError, OSError, JSONDecodeError) as error:
         raise UserError(f"{folder} was not published at {repo_id!r} ({hub_reason(error)}).") from error
-    return str(url)
+    return str(commit.pr_url or url)
 
 
 def published_files(folder: Path, repo_type: str = "model") -> list[str]:
@@ -214,7 +225,9 @@ def published_files(folder: Path, repo_type: str = "model") -> list[str]:
     if "README.md" not in names:
         raise UserError(f"{folder} has no README.md: write its card first (hyperrep card {folder}).")
     needed = {"zoo_config.json": "zoo_config.json", "data": "data/*.parquet"}
-    if repo_type == "model":
+    if (folder / "index.json").exists() and repo_type == "model":
+        needed = {"index.json": "index.json", "networks": "model-*/model.safetensors"}
+    elif repo_type == "model":
         needed = {"config.json": "config.json", "weights": "model*.safetensors"}
     if missing := [what for what, pattern in needed.items() if not any(fnmatch(name, pattern) for name in names)]:
         raise UserError(f"{folder} has no {' and no '.join(missing)}: it is not finished, or not a {repo_type}.")

@@ -1,162 +1,32 @@
 """The pipeline: a representation and a sampler in, new networks out."""
 
 import difflib
-import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from pathlib import Path
-from string import Template
-from typing import Any, overload
+from typing import Any
 
 import torch
-from huggingface_hub import ModelCardData
 from torch import Tensor
-from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from .errors import UserError
 from .files import mode_of, output_folder
+from .generated import WeightGenerationOutput
 from .hub import push_folder
-from .networks import has_layout, network_from
+from .images import ImageSplit, load_images
+from .networks import network_from, processor_from
 from .publishing import carry_card
 from .representation import HyperRepModel
 from .representation.batched import decode_rows, encode_rows
 from .representation.filter import Filter
 from .representation.loading import load_representation
-from .results import markdown_table
-from .samplers import SAMPLER_FOLDER, KDESampler, Sampler, fit_to_known
+from .samplers import SAMPLER_FOLDER, AnchoredSampler, KDESampler, Sampler, fit_to_known
 from .version import __version__
 from .weights import WeightLayout
 from .zoo import Zoo, load_zoo
 
 
-_CARD = Template("""
-# A generated network
-
-Nobody trained this network: its weights were drawn from a hyper-representation, a model of a population of trained
-networks (Schürholt et al., *Hyper-Representations as Generative Models*, NeurIPS 2022, arXiv:2209.14733).
-
-```bash
-pip install hyperrep
-```
-
-```python
-import hyperrep  # makes the architecture known to transformers
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-network = AutoModelForImageClassification.from_pretrained(".")  # this folder
-processor = AutoImageProcessor.from_pretrained(".")
-```
-
-$table
-""")
-
-
-@dataclass(eq=False, repr=False)
-class WeightGenerationOutput:
-    """Newly generated networks. `networks[3]` is one as a model, `networks[:10]` the first ten as a
-    `WeightGenerationOutput`; iterating gives models.
-
-    Attributes:
-        weights (`Tensor`): (num_models, num_params), in the order of `layout`.
-        latents (`Tensor`): (num_models, latent_size), what they were decoded from.
-        layout ([`WeightLayout`])
-        network (`dict`, *optional*), image_processor (`dict`, *optional*): configuration of the networks and of their
-            preprocessing.
-        made_by (`dict`): sampler settings, seed and source, as `index.json` records them.
-    """
-
-    weights: Tensor
-    latents: Tensor
-    layout: WeightLayout
-    network: dict[str, Any] | None = None
-    image_processor: dict[str, Any] | None = None
-    made_by: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.weights)
-
-    @overload
-    def __getitem__(self, index: int) -> PreTrainedModel: ...
-    @overload
-    def __getitem__(self, index: slice) -> "WeightGenerationOutput": ...
-    def __getitem__(self, index: int | slice) -> "PreTrainedModel | WeightGenerationOutput":
-        if not isinstance(index, slice):
-            return self.model(index)
-        rows = list(range(len(self))[index])
-        drawn = self.made_by.get("selected", range(len(self)))
-        # which of those that were drawn: the seed alone would give them all
-        made_by = {**self.made_by, "selected": [drawn[row] for row in rows]}
-        return replace(self, weights=self.weights[rows], latents=self.latents[rows], made_by=made_by)
-
-    def __iter__(self) -> Iterator[PreTrainedModel]:
-        return (self.model(index) for index in range(len(self)))
-
-    def __repr__(self) -> str:
-        kind = (self.network or {}).get("model_type", "unnamed")
-        made_by = "".join(f"  {name}: {value}\n" for name, value in self.made_by.items() if name != "selected")
-        return f"{len(self)} {kind} networks of {self.layout.num_params:,} parameters\n{made_by}".rstrip()
-
-    def state_dict(self, index: int) -> dict[str, Tensor]:
-        """Tensors of one network."""
-        return {name: tensor.clone() for name, tensor in self.layout.unvectorize(self.weights[index]).items()}
-
-    def model(self, index: int) -> PreTrainedModel:
-        """One network as a Hugging Face model, ready to use.
-
-        Raises:
-            UserError: if it is not known which network that is, which activation it has, or how its weights fit it.
-        """
-        if self.network is None:
-            raise UserError("the representation does not say which network its weights belong to (config.network).")
-        if "model_type" not in self.network:
-            raise UserError("the networks' configuration lacks 'model_type'.")
-        config = network_from(self.network, "the networks' configuration")
-        if "hidden_act" not in self.network and "hidden_act" in config.to_dict():
-            raise UserError(
-                "the networks of the zoo differ in hidden_act, so that weights do not say which is theirs; tell it: "
-                'pipe(..., network={"hidden_act": "relu"}), or --network hidden_act=relu.'
-            )
-        if not has_layout(config, self.layout):
-            raise UserError("the networks' configuration has another layout than their weights.")
-        model = AutoModelForImageClassification.from_config(config)
-        model.load_state_dict(self.state_dict(index), strict=False)  # buffers are the module's own
-        return model.eval()
-
-    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write each network to `model-00000`, `model-00001`, ...: folders with `config.json`, `model.safetensors`,
-        `preprocessor_config.json` and a card, and beside them `index.json`, which says how they were made.
-
-        Raises:
-            UserError: if the folder is not empty and `overwrite` is not set, holds anything that hyperrep did not
-                write, or cannot be written.
-        """
-        with output_folder(folder, "networks", mode_of(overwrite=overwrite)) as output:
-            names = [f"model-{i:05d}" for i in range(len(self))]
-            with output.staging(replace=True) as stage:
-                for i, name in enumerate(names):
-                    self.model(i).save_pretrained(stage / name)
-                    if self.image_processor is not None:
-                        path = stage / name / "preprocessor_config.json"
-                        path.write_text(json.dumps(self.image_processor, indent=2) + "\n")
-                    (stage / name / "README.md").write_text(self._card(i), encoding="utf-8")
-                index = {**self.made_by, "models": names}
-                (stage / "index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-    def _card(self, index: int) -> str:
-        """How a network was made, and how it is loaded."""
-        source = str(self.made_by.get("representation"))
-        data = ModelCardData(
-            library_name="transformers",
-            pipeline_tag="image-classification",
-            tags=["hyperrep", "weight-generation"],
-            base_model=source if self.made_by.get("revision") else None,  # else a folder of this machine
-        )
-        drawn = self.made_by.get("selected", range(len(self)))
-        made_by = {name: value for name, value in self.made_by.items() if name != "selected"}
-        lines = [[name, str(value)] for name, value in {"number": drawn[index], **made_by}.items()]
-        table = markdown_table(["made with", ""], lines)
-        return f"---\n{data.to_yaml()}\n---\n{_CARD.substitute(table=table)}"
+VALIDATION_FRACTION = 0.1  # of the training images, where a representation does not say what its zoo held out
 
 
 class HyperRepPipeline:
@@ -266,6 +136,23 @@ class HyperRepPipeline:
             f"  sampler: {self.sampler}"
         )
 
+    def validation_images(self, source: str) -> ImageSplit:
+        """Images that generated networks may be chosen by: of a data set's training images, those that the zoo held
+        out if it is the same data set, preprocessed as for the zoo.
+
+        Args:
+            source (`str`): see [`~hyperrep.images.load_images`].
+
+        Raises:
+            UserError: if the representation does not say how images are preprocessed, or there are no such images.
+        """
+        if self.model.config.image_processor is None:
+            raise UserError(f"{self.source or 'the representation'} does not say how its networks' images look.")
+        fraction = (self.model.config.zoo or {}).get("validation_fraction")
+        if not isinstance(fraction, float) or not 0 < fraction < 1:
+            fraction = VALIDATION_FRACTION
+        return load_images(source, processor_from(self.model.config.image_processor), fraction).validation
+
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write the model to `folder` and the sampler to its `sampler` subfolder.
 
@@ -280,15 +167,32 @@ class HyperRepPipeline:
             self.model.save_pretrained(stage)
             self.sampler.save_pretrained(stage / SAMPLER_FOLDER)
 
-    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str | None = None,
+    ) -> str:
         """Publish model and sampler with a card; returns the repository's address.
 
         Card and results of the folder that the pipeline was loaded from go with it, unless the model was changed.
+        Arguments and errors are those of [`~hyperrep.hub.push_folder`].
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             carry_card(self.folder, folder, repo_id)
-            return push_folder(folder, repo_id, private=private, token=token)
+            return push_folder(
+                folder,
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message or f"Upload {repo_id.split('/')[-1]} with hyperrep",
+            )
 
     def to(self, *args: Any, **kwargs: Any) -> "HyperRepPipeline":
         """Move the model, as [`torch.nn.Module.to`]; sampled weights come back on the CPU."""
@@ -301,7 +205,6 @@ class HyperRepPipeline:
         num_models: int = 1,
         *,
         generator: torch.Generator | None = None,
-        batch_size: int = 256,
         network: Mapping[str, Any] | None = None,
     ) -> WeightGenerationOutput:
         r"""
@@ -312,21 +215,18 @@ class HyperRepPipeline:
             generator (`torch.Generator`, *optional*): on the CPU; decides everything that is random. From one that was
                 drawn from before, or from torch's own where none is given, a seed is drawn. The seed is recorded:
                 `generator=torch.Generator().manual_seed(seed)` makes the same networks again.
-            batch_size (`int`, *optional*, defaults to 256): latents decoded at once.
             network (`Mapping`, *optional*): what the networks' configuration says instead of the representation's,
                 such as the activation, where the zoo's networks differ in it.
 
         Raises:
             UserError: if a number is out of range, or a network came out NaN or infinite.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
         # 1. draw latents from the density
         seed, generator = _recorded(generator)
         latents = self.sampler.sample(num_models, generator)
 
         # 2. decode them to weight vectors
-        weights = decode_rows(self.model, latents, batch_size)
+        weights = decode_rows(self.model, latents)
         if broken := int((~torch.isfinite(weights).all(dim=1)).sum()):
             raise UserError(f"{broken} of {num_models} networks came out NaN or infinite: is {self.source} damaged?")
 
@@ -344,7 +244,26 @@ class HyperRepPipeline:
         }
         layout = WeightLayout.from_list(config.layout)
         networks = {**(config.network or {}), **_known(network or {}, config.network or {})} or None
-        return WeightGenerationOutput(weights, latents, layout, networks, config.image_processor, made_by)
+        nearest = nearest_anchors(latents, self.sampler.latents) if isinstance(self.sampler, AnchoredSampler) else None
+        return WeightGenerationOutput(weights, latents, layout, networks, config.image_processor, made_by, nearest)
+
+
+def nearest_anchors(latents: Tensor, anchors: Tensor) -> list[dict[str, Any]]:
+    """For each latent, which anchor is nearest: see [`WeightGenerationOutput`].
+
+    Args:
+        latents (`Tensor`): (rows, latent_size).
+        anchors (`Tensor`): (anchors, latent_size), of training networks.
+    """
+    exactly = "donot_use_mm_for_euclid_dist"  # a matrix product is quicker, and takes near points for equal ones
+    distances, rows = torch.cdist(latents, anchors, compute_mode=exactly).min(dim=1)
+    among = torch.cdist(anchors, anchors, compute_mode=exactly).fill_diagonal_(torch.inf).amin(dim=1)
+    usual = float(among.median()) if len(anchors) > 1 else 0.0
+    found = []
+    for row, distance in zip(rows.tolist(), distances.tolist()):
+        relative = round(distance / usual, 6) if usual else None
+        found.append({"row": row, "distance": round(distance, 6), "relative_distance": relative})
+    return found
 
 
 def fit_sampler(folder: str | Path, zoo: Zoo | str | Path, sampler: Sampler | None = None) -> Sampler:

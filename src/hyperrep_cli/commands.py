@@ -15,6 +15,7 @@ Representation = Annotated[str, typer.Argument(help="Folder or Hub id of a repre
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
+Token = Annotated[str | None, typer.Option(help="Of the Hub. Default: the one you are logged in with.")]
 Top = Annotated[float | None, typer.Option(help="Share of the best training models the density is fitted to.")]
 Settings = Annotated[
     list[str] | None,
@@ -94,6 +95,11 @@ def sample(
     settings: Settings = None,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    token: Token = None,
+    best_of: Annotated[int, typer.Option(help="Draw so many times as many, and keep the best by --images.")] = 1,
+    images: Annotated[
+        str | None, typer.Option(help="Hub id or folder of images to choose by, of which the validation part is used.")
+    ] = None,
     network: Annotated[
         list[str] | None,
         typer.Option(help="What the zoo's networks differ in, such as hidden_act=relu; may come several times."),
@@ -101,7 +107,7 @@ def sample(
     overwrite: Overwrite = False,
 ) -> None:
     """Sample new networks and write each as a Hugging Face checkpoint."""
-    from hyperrep import HyperRepPipeline
+    from hyperrep import HyperRepPipeline, UserError
     from hyperrep.files import check_output, mode_of
     from hyperrep.pipeline import seeded
     from hyperrep.samplers import refit
@@ -109,13 +115,19 @@ def sample(
     hide_small_bars()
     check_output(output, "networks", mode_of(overwrite=overwrite))
     generator = seeded(seed)
-    pipe = HyperRepPipeline.from_pretrained(representation, revision=revision)
+    if best_of < 1 or (best_of > 1) != (images is not None):
+        raise UserError(f"--best-of is {best_of}: give 2 or more, and --images to choose by, or neither.")
+    pipe = HyperRepPipeline.from_pretrained(representation, revision=revision, token=token)
     changes = {"variant": variant, "top": top, "bandwidth": bandwidth} | _settings(settings)
     pipe.sampler = refit(pipe.sampler, method, **changes)
     told = dict(entry.partition("=")[::2] for entry in network or ())
-    networks = pipe(num_models, generator=generator, network=told)
+    networks = pipe(num_models * best_of, generator=generator, network=told)
+    if images is not None:
+        chosen_by = pipe.validation_images(images)
+        networks = networks.best(num_models, chosen_by, f"the validation images of {images}")
     networks.save_pretrained(output, overwrite=overwrite)
-    print_text(f"{num_models} networks in {output}")
+    chosen = f", the best of {num_models * best_of}" if best_of > 1 else ""
+    print_text(f"{num_models} networks in {output}{chosen}")
 
 
 def fit(
@@ -174,14 +186,25 @@ def card(
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="Local folder of a representation or a zoo.")],
+    folder: Annotated[Path, typer.Argument(help="Local folder of a representation, of networks or of a zoo.")],
     repo: Annotated[str, typer.Argument(help="Hub id, such as org/hyperrep-mnist.")],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
-    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
+    token: Token = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    commit_message: Annotated[str | None, typer.Option("--commit-message", "--message", help="Of the commit.")] = None,
 ) -> None:
-    """Publish a representation or a zoo on the Hugging Face Hub."""
+    """Publish a representation, generated networks or a zoo on the Hugging Face Hub."""
     from hyperrep.hub import push_folder
 
-    repo_type = "dataset" if (folder / "zoo_config.json").exists() else "model"
-    url = push_folder(folder, repo, repo_type=repo_type, private=private, commit_message=message)
+    url = push_folder(
+        folder,
+        repo,
+        repo_type="dataset" if (folder / "zoo_config.json").exists() else "model",
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message,
+    )
     print_text(f"published at {url}")

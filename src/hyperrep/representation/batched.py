@@ -1,4 +1,11 @@
-"""Encode and decode many rows in batches, without gradients, in evaluation mode."""
+"""Encode and decode many rows, without gradients, in evaluation mode.
+
+A matrix product rounds a row another way in company of other size. So every batch is full, if need be with copies of
+its last row: a network has the same latent, and a latent the same network, whatever comes with it.
+"""
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -6,21 +13,29 @@ from torch import Tensor
 from .modeling_hyperrep import HyperRepModel
 
 
-@torch.no_grad()
-def encode_rows(model: HyperRepModel, weights: Tensor, batch_size: int = 256) -> Tensor:
+ROWS = {"cpu": 32}  # at once; more where there is room
+MOST_ROWS = 256
+
+
+def encode_rows(model: HyperRepModel, weights: Tensor) -> Tensor:
     """Latents (rows, latent_size) of weights (rows, num_params), on the CPU."""
-    training = model.training
-    model.eval()
-    latents = torch.cat([model.encode(part.to(model.device)).float().cpu() for part in weights.split(batch_size)])
-    model.train(training)
-    return latents
+    return _in_batches(model, partial(model.encode, aligned=True), model.processor.align(weights))
+
+
+def decode_rows(model: HyperRepModel, latents: Tensor) -> Tensor:
+    """Weights (rows, num_params) of latents (rows, latent_size), on the CPU."""
+    return _in_batches(model, model.decode, latents)
 
 
 @torch.no_grad()
-def decode_rows(model: HyperRepModel, latents: Tensor, batch_size: int = 256) -> Tensor:
-    """Weights (rows, num_params) of latents (rows, latent_size), on the CPU."""
-    training = model.training
+def _in_batches(model: HyperRepModel, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    if not len(rows):
+        return function(rows.to(model.device)).cpu()
+    training, size = model.training, ROWS.get(model.device.type, MOST_ROWS)
     model.eval()
-    weights = torch.cat([model.decode(part.to(model.device)).float().cpu() for part in latents.split(batch_size)])
+    parts = []
+    for part in rows.split(size):
+        padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
+        parts.append(function(padded.to(model.device))[: len(part)].float().cpu())
     model.train(training)
-    return weights
+    return torch.cat(parts)
