@@ -38,6 +38,21 @@ assert torch.equal(torch.tensor(rows["test"]["weights"][:]), zoo["test"].weights
 print(zoo.name, zoo.revision)
 """
 
+NETWORKS = """
+import sys, torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from hyperrep import HyperRepPipeline
+
+pipe = HyperRepPipeline.from_pretrained(sys.argv[1])
+networks = pipe(3, generator=torch.Generator().manual_seed(0))
+print(networks.push_to_hub("org/some-networks", private=True, commit_message="Three networks"))
+net = AutoModelForImageClassification.from_pretrained("org/some-networks", subfolder="model-00001")
+processor = AutoImageProcessor.from_pretrained("org/some-networks", subfolder="model-00001")
+for name, tensor in networks.state_dict(1).items():
+    assert torch.equal(net.state_dict()[name], tensor), name
+print(type(net).__name__, type(processor).__name__)
+"""
+
 MISSING = """
 from hyperrep import HyperRepPipeline, load_zoo, UserError
 for load in (HyperRepPipeline.from_pretrained, load_zoo):
@@ -170,6 +185,16 @@ def test_push_and_load_over_http(representation, digits_zoo, tmp_path):
         assert not [request for request in hub.unknown if "agent-harnesses" not in request]
     # and with nobody there to ask
     assert run(LOAD, env=environment | {"HF_HUB_OFFLINE": "1"}) == cold
+
+
+def test_generated_networks_are_published_and_load_as_ordinary_models(representation, tmp_path):
+    with FakeHub() as hub:
+        said = run(NETWORKS, representation, env=hub.environment(tmp_path / "hf"))
+        published = set(hub.files("model", "org/some-networks"))
+    assert said.splitlines()[-1] == "SmallCNNForImageClassification SmallCNNImageProcessor"
+    in_each = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
+    expected = {"README.md", "index.json", *(f"model-{i:05d}/{name}" for i in range(3) for name in in_each)}
+    assert published - {".gitattributes"} == expected
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ class HyperRepConfig(PreTrainedConfig):
             the order of the weight vector, `[["convs.0.weight", [8, 1, 5, 5]], ["convs.0.bias", [8]], ...]`.
         network (`dict`, *optional*): configuration of the networks, `model_type` included.
         image_processor (`dict`, *optional*): configuration of the networks' image processor.
-        zoo (`dict`, *optional*): where the training weights came from: name, revision, epochs.
+        zoo (`dict`, *optional*): where the training weights came from: name, revision, protocol, epochs.
         aligned (`bool`, *optional*, defaults to `False`): whether networks are permuted to lie close to a reference
             network, kept in the checkpoint, before they are encoded.
         hidden_size (`int`, *optional*, defaults to 128): width of a token.

@@ -175,6 +175,7 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> Hyper
             "weight_threshold": config.weight_threshold,
             "num_train": len(data.train),
             "sha256": data.digest,
+            "protocol": zoo.config.protocol.get("name"),
             "validation_fraction": zoo.config.protocol.get("validation_fraction"),
         },
         aligned=config.align,
