@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-machines lint types benchmark clean
+.PHONY: setup demo test test-machines lint types docs benchmark clean
 
 setup: $(STAMP)
 
@@ -31,10 +31,15 @@ test: lint types
 test-machines: setup  ## the tests as other processors would run them, one after the other
 	scripts/check_machines.sh
 
+docs: setup  ## the pages of docs/ and a reference made from the docstrings, into site/
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 benchmark: setup
 	$(BIN)/python benchmarks/population.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/busy.py
+	$(BIN)/python benchmarks/sampling.py
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo site .mypy_cache .pytest_cache .ruff_cache
