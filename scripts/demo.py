@@ -32,7 +32,8 @@ STORY = [
     (
         "4. Do generated networks start, and train, better than random ones?",
         "evaluate finetune {demo}/representation --zoo {demo}/zoo --num-models 32 --epochs 5 "
-        "--methods kde-independent --methods kde-joint --methods kde-as_released --methods uniform --methods noise-0.3",
+        "--methods kde-independent --methods kde-joint --methods kde-as_released --methods uniform "
+        "--methods noise-0.3",
     ),
     ("5. Write the model card from the results", "card {demo}/representation --repo org/hyperrep-digits"),
 ]
