@@ -151,7 +151,7 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
 
     # every setting that made a number stands in its row
     settings = found["test_accuracy", "S_KDE30", "independent", 1].settings
-    sampling = {"method": "kde", "variant": "independent", "bandwidth": 0.002, "top": 0.3}
+    sampling = {"method": "kde", "variant": "independent", "bandwidth": 0.002, "top": 0.3, "worst": False}
     assert settings["sampling"] == sampling | {"score": "validation_accuracy"}
     assert settings["stored_sampler"] is True  # it was recognised, and is not fine-tuned twice
     assert not found["test_accuracy", "S_KDE30", "joint", 1].settings.get("stored_sampler")

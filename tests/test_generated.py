@@ -36,12 +36,15 @@ def test_a_network_has_the_same_bytes_in_any_company(pipe):
 
 
 def test_the_nearest_training_network_is_told():
-    anchors = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0]])  # nearest to one another: 1, 1, 2
-    found = nearest_anchors(torch.tensor([[0.9, 0.0], [1.0, 1.5]]), anchors)
-    assert [entry["row"] for entry in found] == [1, 2]
+    # two checkpoints of network 7, and one each of 8 and 9; nearest to another network: 1, 0.999, 1, 2
+    anchors = torch.tensor([[0.0, 0.0], [0.001, 0.0], [1.0, 0.0], [1.0, 2.0]])
+    models = torch.tensor([7, 7, 8, 9])
+    found = nearest_anchors(torch.tensor([[0.9, 0.0], [1.0, 1.5]]), anchors, models)
+    assert [entry["model_id"] for entry in found] == [8, 9]
     assert [entry["distance"] for entry in found] == pytest.approx([0.1, 0.5])
-    assert [entry["relative_distance"] for entry in found] == pytest.approx([0.1, 0.5])
-    assert nearest_anchors(anchors[:1], anchors[:1]) == [{"row": 0, "distance": 0.0, "relative_distance": None}]
+    assert [entry["relative_distance"] for entry in found] == pytest.approx([0.1, 0.5], rel=1e-2)
+    (alone,) = nearest_anchors(anchors[:1], anchors[:2], models[:2])
+    assert alone == {"model_id": 7, "distance": 0.0, "relative_distance": None}
 
 
 def test_copies_are_told_from_new_networks(pipe, tmp_path):
@@ -51,8 +54,7 @@ def test_copies_are_told_from_new_networks(pipe, tmp_path):
             pipe.sampler = refit(sampler, variant=variant, bandwidth=1e-5)
             networks = pipe(20, generator=seeded())
             distances[variant] = torch.tensor([entry["relative_distance"] for entry in networks.nearest])
-            rows = torch.tensor([entry["row"] for entry in networks.nearest])
-            expected = (networks.latents - sampler.latents[rows]).norm(dim=1)
+            expected = (networks.latents[:, None] - sampler.latents).norm(dim=2).amin(dim=1)
             assert_close(torch.tensor([entry["distance"] for entry in networks.nearest]), expected, atol=1e-5, rtol=0)
     finally:
         pipe.sampler = sampler

@@ -113,20 +113,25 @@ def test_cross_validation_finds_the_kernel_that_fits():
     # for a normal density of n points the kernel of least risk is (4 / 3n)^(1/5) standard deviations wide (Silverman)
     points = 0.1 * torch.randn(400, 3, generator=generator())
     rule = 0.1 * (4 / (3 * 320)) ** 0.2
-    found = cross_validated(points, torch.arange(3))
+    found = cross_validated(points, torch.arange(3), torch.arange(400))
     assert rule / 2 < found < rule * 2
     assert found in CANDIDATES
     sampler = KDESampler(bandwidth="cv", top=None).fit(points)
     assert sampler.state["bandwidth"].item() == pytest.approx(found)
-    wider = cross_validated(points, torch.zeros(3, dtype=torch.int64))
+    wider = cross_validated(points, torch.zeros(3, dtype=torch.int64), torch.arange(400))
     assert wider > found  # three dimensions at once are emptier
-    assert cross_validated(points[:1], torch.arange(3)) == CANDIDATES[0]
+    assert cross_validated(points, torch.arange(3), torch.zeros(400, dtype=torch.int64)) == CANDIDATES[0]
 
 
 def test_nearly_equal_checkpoints_of_one_model_do_not_narrow_the_kernel():
     models = torch.randn(40, 1, 2, generator=generator())
     points = (models + 1e-4 * torch.randn(40, 5, 2, generator=generator(1))).flatten(0, 1)
-    assert cross_validated(points, torch.arange(2)) > 0.05
+    shuffled = torch.randperm(200, generator=generator(2))
+    models = torch.arange(40).repeat_interleave(5)
+    assert cross_validated(points[shuffled], torch.arange(2), models[shuffled]) > 0.05
+    assert cross_validated(points[shuffled], torch.arange(2), torch.arange(200)) < 0.01
+    sampler = KDESampler(bandwidth="cv", top=None).fit(points[shuffled], models=models[shuffled])
+    assert sampler.state["bandwidth"] > 0.05
 
 
 def test_a_gaussian_has_the_latents_mean_and_covariance(latents):
@@ -274,7 +279,7 @@ def test_mistakes_are_named(settings, message):
 
 @pytest.mark.parametrize("method", ["gan", "flow"])
 def test_too_few_latents_are_told(method, latents):
-    with pytest.raises(UserError, match="3 latents are too few"):
+    with pytest.raises(UserError, match="latents of 3 networks are too few"):
         fitted(method, latents[:3], top=None)
 
 

@@ -119,7 +119,7 @@ class LineSampler(Sampler):
     def latent_size(self) -> int:
         return len(self.fitted()["mean"])
 
-    def _fit(self, latents, scores, places):
+    def _fit(self, latents, scores, places, models):
         mean = latents.mean(dim=0)
         direction = torch.linalg.svd(latents - mean, full_matrices=False).Vh[0]
         return {"mean": mean, "direction": direction}
@@ -249,7 +249,7 @@ def test_a_damaged_sampler_is_refused(latents, tmp_path, name, content, message)
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"scores": None}, "bandwidth, latents, places, scores are needed"),
+        ({"scores": None}, "bandwidth, latents, models, places, scores are needed"),
         ({"scores": torch.zeros(2)}, "shape"),
         ({"scores": torch.full((3,), torch.nan)}, "NaN or infinite"),
         ({"latents": torch.full((3, 2), torch.inf)}, "NaN or infinite"),
@@ -257,6 +257,7 @@ def test_a_damaged_sampler_is_refused(latents, tmp_path, name, content, message)
         ({"latents": torch.zeros(3, 2, 1)}, "shape"),
         ({"places": torch.zeros(3, 2, dtype=torch.int64)}, "places are those of 3 numbers, latents have 2"),
         ({"places": torch.full((2, 2), -1)}, "places are those of"),
+        ({"models": torch.arange(2)}, "models are those of 2 latents; there are 3"),
         ({"bandwidth": torch.zeros(1)}, "stored bandwidth is 0"),
     ],
 )
@@ -266,6 +267,7 @@ def test_latents_that_cannot_be_are_refused_with_their_file(latents, tmp_path, t
         "latents": torch.zeros(3, 2),
         "scores": torch.zeros(3),
         "places": torch.zeros(2, 2, dtype=torch.int64),
+        "models": torch.arange(3),
         "bandwidth": torch.ones(1),
     }
     changed = {name: tensor for name, tensor in (whole | tensors).items() if tensor is not None}

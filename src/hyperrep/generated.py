@@ -57,9 +57,9 @@ class WeightGenerationOutput:
             preprocessing.
         made_by (`dict`): sampler settings, seed and source, as `index.json` records them.
         nearest (`list[dict]`, *optional*): for each network, the training network whose latent is nearest to its own:
-            `row`, its place among those that the sampler keeps, `distance` (Euclidean), and `relative_distance`, over
-            the median distance of those from one another's nearest: near 0, it is a copy. `None` where the sampler
-            keeps no latents.
+            its `model_id` in the zoo, `distance` (Euclidean), and `relative_distance`, over the median distance of
+            training networks from the nearest other one: near 0, it is a copy. `None` where the sampler keeps no
+            latents.
     """
 
     weights: Tensor

@@ -1,6 +1,7 @@
 """The pipeline: a representation and a sampler in, new networks out."""
 
 import difflib
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -244,25 +245,29 @@ class HyperRepPipeline:
         }
         layout = WeightLayout.from_list(config.layout)
         networks = {**(config.network or {}), **_known(network or {}, config.network or {})} or None
-        nearest = nearest_anchors(latents, self.sampler.latents) if isinstance(self.sampler, AnchoredSampler) else None
+        nearest = None
+        if isinstance(self.sampler, AnchoredSampler):
+            nearest = nearest_anchors(latents, self.sampler.latents, self.sampler.models)
         return WeightGenerationOutput(weights, latents, layout, networks, config.image_processor, made_by, nearest)
 
 
-def nearest_anchors(latents: Tensor, anchors: Tensor) -> list[dict[str, Any]]:
+def nearest_anchors(latents: Tensor, anchors: Tensor, models: Tensor) -> list[dict[str, Any]]:
     """For each latent, which anchor is nearest: see [`WeightGenerationOutput`].
 
     Args:
         latents (`Tensor`): (rows, latent_size).
-        anchors (`Tensor`): (anchors, latent_size), of training networks.
+        anchors (`Tensor`): (anchors, latent_size), of checkpoints of training networks.
+        models (`Tensor`): (anchors,), of which network each is a checkpoint.
     """
     exactly = "donot_use_mm_for_euclid_dist"  # a matrix product is quicker, and takes near points for equal ones
     distances, rows = torch.cdist(latents, anchors, compute_mode=exactly).min(dim=1)
-    among = torch.cdist(anchors, anchors, compute_mode=exactly).fill_diagonal_(torch.inf).amin(dim=1)
-    usual = float(among.median()) if len(anchors) > 1 else 0.0
+    among = torch.cdist(anchors, anchors, compute_mode=exactly)
+    usual = float(among.masked_fill(models[:, None] == models, torch.inf).amin(dim=1).median())
     found = []
     for row, distance in zip(rows.tolist(), distances.tolist()):
-        relative = round(distance / usual, 6) if usual else None
-        found.append({"row": row, "distance": round(distance, 6), "relative_distance": relative})
+        relative = round(distance / usual, 6) if 0 < usual < math.inf else None
+        entry = {"model_id": int(models[row]), "distance": round(distance, 6), "relative_distance": relative}
+        found.append(entry)
     return found
 
 
@@ -286,7 +291,7 @@ def fit_sampler(folder: str | Path, zoo: Zoo | str | Path, sampler: Sampler | No
     latents = encode_rows(model, rows.weights)
     sampler = sampler or KDESampler()
     scores = rows.column(sampler.settings().get("score", "validation_accuracy"))
-    sampler = fit_to_known(sampler, latents, scores, model.latent_places)
+    sampler = fit_to_known(sampler, latents, scores, model.latent_places, rows.model_id)
     with output_folder(folder, "representation", "add") as output, output.staging() as stage:
         sampler.save_pretrained(stage / SAMPLER_FOLDER)
     return sampler

@@ -133,7 +133,7 @@ def draw_populations(bench: Bench, draws: Sequence[Draw], num_models: int, seed:
     points = {"latents": bench.latents, "weights": processor.align(bench.training.weights)}
     places = {"latents": bench.model.latent_places, "weights": processor.places}
     for draw in draws:
-        sampler = fit_to_known(draw.sampler, points[draw.space], scores, places[draw.space])
+        sampler = fit_to_known(draw.sampler, points[draw.space], scores, places[draw.space], bench.training.model_id)
         made: dict[str, Any] = {"space": draw.space}
         if draw.space == "latents" and bench.sampler is not None and _same(sampler, bench.sampler):
             made["stored_sampler"] = recognised = True

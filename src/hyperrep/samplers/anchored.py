@@ -28,8 +28,9 @@ class AnchoredSampler(Sampler):
         "latents": (None, None),
         "scores": (None,),
         "places": (None, 2),
+        "models": (None,),
     }
-    whole_numbers: ClassVar[tuple[str, ...]] = ("places",)
+    whole_numbers: ClassVar[tuple[str, ...]] = ("places", "models")
 
     top: float | int | None = field(default=0.3, kw_only=True)
     worst: bool = field(default=False, kw_only=True)
@@ -58,12 +59,17 @@ class AnchoredSampler(Sampler):
     def latent_size(self) -> int:
         return self.latents.shape[1]
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor) -> dict[str, Tensor]:
+    @property
+    def models(self) -> Tensor:
+        """Of which network each of them is a checkpoint, (rows,)."""
+        return self.fitted()["models"]
+
+    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
         if scores is None:
             if self.top is not None and self.top < 1:
                 raise UserError(f"top {self.top} selects by score, and no scores were given.")
             scores = torch.zeros(len(latents))
-        return {"latents": latents, "scores": scores, "places": places}
+        return {"latents": latents, "scores": scores, "places": places, "models": models}
 
     def check_state(self) -> None:
         if self.scores.shape != self.latents.shape[:1] or not self.latents.numel():
@@ -73,6 +79,8 @@ class AnchoredSampler(Sampler):
             )
         if len(self.places) != self.latent_size or (self.places < 0).any():
             raise UserError(f"places are those of {len(self.places)} numbers, latents have {self.latent_size}.")
+        if len(self.models) != len(self.latents):
+            raise UserError(f"models are those of {len(self.models)} latents; there are {len(self.latents)}.")
 
     @property
     def anchors(self) -> Tensor:
@@ -86,24 +94,30 @@ class AnchoredSampler(Sampler):
         return goodness >= torch.quantile(goodness, 1 - (1 if self.top is None else self.top))
 
 
-def fit_to_known(sampler: Sampler, points: Tensor, scores: Tensor, places: Tensor | None = None) -> Sampler:
+def fit_to_known(
+    sampler: Sampler,
+    points: Tensor,
+    scores: Tensor,
+    places: Tensor | None = None,
+    models: Tensor | None = None,
+) -> Sampler:
     """Fit a sampler to the networks whose score is known; where none is, to all of them, without choosing the best.
 
     Args:
         sampler ([`Sampler`])
         points (`Tensor`): (rows, latent_size).
         scores (`Tensor`): (rows,), NaN where it is not known.
-        places (`Tensor`, *optional*): see [`Sampler.fit`].
+        places, models (`Tensor`, *optional*): see [`Sampler.fit`].
 
     Raises:
         UserError: as [`Sampler.fit`].
     """
     known = torch.isfinite(scores)
     if known.any():
-        return sampler.fit(points[known], scores[known], places)
+        return sampler.fit(points[known], scores[known], places, None if models is None else models[known])
     if "top" in (settings := sampler.settings()):
         sampler = type(sampler)(**settings | {"top": None})
-    return sampler.fit(points, places=places)
+    return sampler.fit(points, places=places, models=models)
 
 
 def new_sampler(method: str, **settings: Any) -> Sampler:
@@ -147,4 +161,4 @@ def refit(sampler: Sampler, method: str | None = None, **settings: Any) -> Sampl
         return kind(**(kept | changed)).restored(sampler.fitted())
     if not isinstance(sampler, AnchoredSampler):
         raise UserError(f"{sampler} keeps no latents that another could be fitted to.")
-    return kind(**(kept | changed)).fit(sampler.latents, sampler.scores, sampler.places)
+    return kind(**(kept | changed)).fit(sampler.latents, sampler.scores, sampler.places, sampler.models)

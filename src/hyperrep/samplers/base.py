@@ -81,7 +81,13 @@ class Sampler(ABC):
     def latent_size(self) -> int:
         """Width of what is drawn."""
 
-    def fit(self, latents: Tensor, scores: Tensor | None = None, places: Tensor | None = None) -> Self:
+    def fit(
+        self,
+        latents: Tensor,
+        scores: Tensor | None = None,
+        places: Tensor | None = None,
+        models: Tensor | None = None,
+    ) -> Self:
         """Learn the density.
 
         Args:
@@ -90,6 +96,8 @@ class Sampler(ABC):
             places (`Tensor`, *optional*): (latent_size, 2), int64: of which layer and of which neuron each number is,
                 as [`HyperRepModel.latent_places`] and [`HyperRepProcessor.places`] say it, for samplers that draw
                 layers or neurons. By default all are of one.
+            models (`Tensor`, *optional*): (rows,), int64: of which network each row is a checkpoint, for samplers that
+                hold some out, and for distances between networks. By default each row is one of its own.
 
         Raises:
             UserError: if shapes do not fit, there is no row, a number is NaN or infinite, or scores are needed and
@@ -113,12 +121,19 @@ class Sampler(ABC):
                 f"places are {places.dtype} of shape {list(places.shape)}; int64 of shape [{latents.shape[1]}, 2] is "
                 "needed."
             )
-        self.state = self._fit(_on_cpu(latents), None if scores is None else _on_cpu(scores), places.cpu())
+        if models is None:
+            models = torch.arange(len(latents))
+        if models.shape != latents.shape[:1] or models.dtype != torch.int64:
+            raise UserError(
+                f"models are {models.dtype} of shape {list(models.shape)}; int64 of shape [{len(latents)}] is needed."
+            )
+        finite = None if scores is None else _on_cpu(scores)
+        self.state = self._fit(_on_cpu(latents), finite, places.cpu(), models.cpu())
         return self
 
     @abstractmethod
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor) -> dict[str, Tensor]:
-        """The state, from finite float32 latents and scores, and places, on the CPU."""
+    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
+        """The state, from finite float32 latents and scores, places and models, on the CPU."""
 
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw latents.

@@ -84,13 +84,12 @@ class FlowSampler(AnchoredSampler):
         velocity = velocity_shapes(self.hidden_size, self.num_layers)
         return {**AnchoredSampler.state_shapes, "mean": (None,), "deviation": (None,), **velocity}
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places)
+    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
+        self.state = super()._fit(latents, scores, places, models)
         num_tokens = tokens_of(places)
-        anchors = self.anchors
-        if len(anchors) < 10:
-            raise UserError(f"{len(anchors)} latents are too few for a flow: 10 are needed.")
-        data = Standardized.of(anchors, HELD_OUT)
+        if (count := len(models[self.chosen].unique())) < 10:
+            raise UserError(f"latents of {count} networks are too few for a flow: 10 are needed.")
+        data = Standardized.of(self.anchors, models[self.chosen], HELD_OUT)
         quantiles = _quantiles(self.anchor_scores)
         network = _trained(self, data, quantiles, num_tokens)
         return {**self.state, "mean": data.mean, "deviation": data.deviation, **network}

@@ -65,11 +65,11 @@ class GANSampler(AnchoredSampler):
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be 0 or more, and below 2^63.")
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places)
-        if len(self.anchors) < 10:
-            raise UserError(f"{len(self.anchors)} latents are too few for a gan: 10 are needed.")
-        data = Standardized.of(self.anchors, HELD_OUT)
+    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
+        self.state = super()._fit(latents, scores, places, models)
+        if (count := len(models[self.chosen].unique())) < 10:
+            raise UserError(f"latents of {count} networks are too few for a gan: 10 are needed.")
+        data = Standardized.of(self.anchors, models[self.chosen], HELD_OUT)
         generator = _trained(data, self.steps, self.learning_rate, self.seed)
         return {**self.state, "mean": data.mean, "deviation": data.deviation, **generator}
 

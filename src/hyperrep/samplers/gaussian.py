@@ -47,8 +47,8 @@ class GaussianSampler(AnchoredSampler):
         if self.rank < 1:
             raise UserError(f"rank is {self.rank}; it must be 1 or more.")
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places)
+    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
+        self.state = super()._fit(latents, scores, places, models)
         anchors = self.anchors.double()
         mean, variance = anchors.mean(dim=0), anchors.var(dim=0, correction=0)
         components = torch.zeros(0, anchors.shape[1], dtype=torch.float64)

@@ -34,7 +34,7 @@ class KDESampler(AnchoredSampler):
     Args:
         variant (`str`, *optional*, defaults to `"independent"`)
         bandwidth (`float` or `str`, *optional*, defaults to 0.002): standard deviation of the kernel; the paper's code
-            has 0.002. With `"cv"` the one under which held-out fifths of the latents are likeliest, see
+            has 0.002. With `"cv"` the one under which held-out fifths of the networks are likeliest, see
             [`cross_validated`].
         top, worst, score: see [`AnchoredSampler`].
     """
@@ -60,10 +60,10 @@ class KDESampler(AnchoredSampler):
                 "between -1 and 1."
             )
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places)
+    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
+        self.state = super()._fit(latents, scores, places, models)
         if isinstance(self.bandwidth, str):
-            width = cross_validated(self.anchors, self._groups())
+            width = cross_validated(self.anchors, self._groups(), models[self.chosen])
         else:
             width = float(self.bandwidth)
         return self.state | {"bandwidth": torch.tensor([width])}

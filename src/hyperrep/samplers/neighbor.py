@@ -59,8 +59,8 @@ class NeighborSampler(AnchoredSampler):
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1:,}.")
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places)
+    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
+        self.state = super()._fit(latents, scores, places, models)
         anchors = self.anchors
         if len(anchors) < MAP_SIZE + 2:
             raise UserError(f"{len(anchors)} latents make no map of {MAP_SIZE} dimensions; {MAP_SIZE + 2} are needed.")

@@ -29,12 +29,12 @@ class Standardized:
     deviation: Tensor
 
     @classmethod
-    def of(cls, anchors: Tensor, share: float) -> "Standardized":
-        """The last rows, so many of them, are held out: in a zoo checkpoints of one model stand side by side, so that
-        nearly all models are in one part only."""
-        count = min(max(1, round(share * len(anchors))), len(anchors) - 1)
-        rows = torch.arange(len(anchors))
-        train_rows, held_out_rows = rows[:-count], rows[-count:]
+    def of(cls, anchors: Tensor, models: Tensor, share: float) -> "Standardized":
+        """All checkpoints of a network are in one part: the last networks, so large a share of them, are held out."""
+        networks = models.unique()
+        count = min(max(1, round(share * len(networks))), len(networks) - 1)
+        held_out = torch.isin(models, networks[len(networks) - count :])
+        train_rows, held_out_rows = (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
         train = anchors[train_rows]
         mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0).clamp_min(SMALLEST_DEVIATION)
         standard = (anchors - mean) / deviation
