@@ -3,8 +3,6 @@
 weights (batch, num_params) -> units in canonical order -> standardised -> neuron tokens, layer by layer, and back
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -134,9 +132,10 @@ class HyperRepProcessor(nn.Module):
                 parts.append(units[:, :, layer.fan_in])
         return torch.cat(parts, dim=1)
 
-    def _statistics(self, device: torch.device) -> Iterator[tuple[LayerTokens, Tensor, Tensor]]:
+    def _statistics(self, device: torch.device) -> list[tuple[LayerTokens, Tensor, Tensor]]:
         """Each layer with its mean and standard deviation. The parts of a model may lie on several devices."""
-        yield from zip(self.layers, self.layer_mean.to(device), self.layer_std.to(device), strict=True)
+        means, deviations = (statistic.to(device).unbind() for statistic in (self.layer_mean, self.layer_std))
+        return list(zip(self.layers, means, deviations))  # torch.compile does not follow a generator
 
 
 def check_width(what: str, rows: Tensor, width: int) -> None:
