@@ -103,6 +103,17 @@ def test_every_result_has_an_identifier_of_its_own(folder):
     assert model_index_to_eval_results(eval_results_to_model_index("hyperrep-digits", results))[1] == results
 
 
+def test_the_headline_is_what_the_pipeline_draws(folder):
+    drawn = {"sampling": {"method": "kde", "variant": "independent"}, "stored_sampler": True}
+    several = [replace(row, settings=row.settings | drawn) if row.method == "S_KDE30" else row for row in rows()]
+    several += [replace(row, variant="joint") for row in rows() if row.method == "S_KDE30"]  # near-copies
+    write_results(folder / "results" / "finetune.jsonl", several)
+    results = ModelCard.load(write_model_card(folder, "org/hyperrep-digits")).data.eval_results
+    assert {result.dataset_config for result in results} == {
+        f"S_KDE30 independent, epoch {epoch} of fine-tuning" for epoch in (0, 1)
+    }
+
+
 def test_what_is_on_the_hub_is_named_as_a_data_set(folder):
     config = json.loads((folder / "config.json").read_text())
     config["zoo"] |= {"name": "org/cnn-zoo-mnist", "revision": "0" * 40}

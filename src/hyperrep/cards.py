@@ -167,11 +167,14 @@ def _read_if_there(path: Path) -> dict[str, Any]:
 
 
 def _eval_results(rows: Sequence[ResultRow]) -> list[EvalResult]:
-    """Accuracy of the method's networks at the epochs that the poster names first. One result each: the population
-    and the epoch make its configuration, so that no two results share an identifier."""
+    """Accuracy of what the pipeline draws, at the epochs that the poster names first: by the sampler that ships with
+    the model, if one of the populations is its; others, copies of training networks among them, stand in the tables.
+    One result each: the population and the epoch make its configuration, so that no two results share an identifier.
+    """
+    generated = [row for row in rows if row.what == "test_accuracy" and row.method.startswith("S_")]
     results = []
-    for row in rows:
-        if row.what == "test_accuracy" and row.method.startswith("S_") and row.epoch in (0, 1):
+    for row in [row for row in generated if row.settings.get("stored_sampler")] or generated:
+        if row.epoch in (0, 1):
             name = f"{row.method} {row.variant}".strip()
             population = f"{name}, epoch {row.epoch} of fine-tuning"
             results.append(
