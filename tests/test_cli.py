@@ -86,7 +86,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path, representation):
     arguments = ["sample", str(representation), "--top", "0", "--output", str(tmp_path / "out")]
     outcome = subprocess.run([sys.executable, "-m", "hyperrep_cli", *arguments], capture_output=True, text=True)
     assert outcome.returncode == 2
-    assert outcome.stderr == "error: top is 0.0; it must be a share above 0 and at most 1, such as 0.3.\n"
+    assert outcome.stderr == "error: method kde: top is 0.0; it must be a share above 0 and at most 1, such as 0.3.\n"
     assert outcome.stdout == ""
     assert not list(tmp_path.iterdir())
 
@@ -393,4 +393,4 @@ def test_two_runs_into_one_folder(tmp_path, representation):
     assert sorted(run.returncode for run in runs) == [0, 2]
     assert sorted(error.count("\n") for error in errors) == [0, 1]
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {".hyperrep.json", "index.json", "model-00000", "model-00001", "model-00002"}
+    assert names == {".hyperrep.json", "README.md", "index.json", "model-00000", "model-00001", "model-00002"}
