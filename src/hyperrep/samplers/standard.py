@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 
@@ -50,6 +49,8 @@ def copying(samples: Tensor, train: Tensor, held_out: Tensor) -> float:
     """C_T of Meehan, Chaudhuri and Dasgupta (2020), in one cell: the z-score of a Mann-Whitney test that samples lie
     as far from their nearest training latent as held-out latents do. Far below 0 means copying, far above 0 that they
     lie elsewhere."""
+    from scipy.stats import mannwhitneyu  # a second, that nobody who draws should wait
+
     near = torch.cdist(samples, train).amin(dim=1).double().numpy()
     expected = torch.cdist(held_out, train).amin(dim=1).double().numpy()
     m, n = len(near), len(expected)
