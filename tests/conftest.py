@@ -1,11 +1,12 @@
 """A small zoo and a representation of it, made once by the library's own functions."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from training_runs import QUICK
 
-import hyperrep_cli  # noqa: F401  # before torch: it lets waiting threads sleep, which a busy machine needs
+import hyperrep_cli  # before torch: it lets waiting threads sleep, which a busy machine needs
 from hyperrep.images import load_images
 from hyperrep.pipeline import fit_sampler
 from hyperrep.population import choose_engine
@@ -44,3 +45,22 @@ def representation(tmp_path_factory, digits_zoo) -> Path:
     train(TrainingConfig.from_yaml("digits", QUICK), digits_zoo, folder)
     fit_sampler(folder, digits_zoo)
     return folder
+
+
+@pytest.fixture
+def hyperrep(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder; returns exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def run(command: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hyperrep", *command.split()])
+        code = 0
+        try:
+            hyperrep_cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

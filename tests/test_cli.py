@@ -17,7 +17,6 @@ from PIL import Image as PILImage
 from safetensors import SafetensorError
 from tiny_zoo import TINY_SETTINGS, write_tiny_zoo
 
-import hyperrep_cli
 from hyperrep.errors import UserError
 from hyperrep.networks import SmallCNNForImageClassification
 from hyperrep.zoo import load_zoo
@@ -25,25 +24,6 @@ from hyperrep.zoo import load_zoo
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "digits"
-
-
-@pytest.fixture
-def hyperrep(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder; returns exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-    def run(command: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hyperrep", *command.split()])
-        code = 0
-        try:
-            hyperrep_cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def with_weights(zoo: Path, target: Path, change) -> Path:

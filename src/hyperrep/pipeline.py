@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .files import mode_of, output_folder
+from .files import check_output, mode_of, output_folder
 from .generated import WeightGenerationOutput
 from .hub import push_folder
 from .images import ImageSplit, load_images
@@ -271,19 +271,31 @@ def nearest_anchors(latents: Tensor, anchors: Tensor, models: Tensor) -> list[di
     return found
 
 
-def fit_sampler(folder: str | Path, zoo: Zoo | str | Path, sampler: Sampler | None = None) -> Sampler:
+def fit_sampler(
+    representation: str | Path,
+    zoo: Zoo | str | Path,
+    sampler: Sampler | None = None,
+    output: str | Path | None = None,
+) -> Sampler:
     """Fit a sampler to the latents of the networks that a representation learned from, and save it with it.
 
     Args:
-        folder (`str` or `Path`): of the representation, as training leaves it.
+        representation (`str` or `Path`): a folder, as training leaves it; with `output`, a Hub id, too.
         zoo ([`~hyperrep.zoo.Zoo`] or `str`): the one it was trained on: loaded, or a folder or Hub id.
         sampler ([`Sampler`], *optional*): independent KDE over the best 30 % by default.
+        output (`str` or `Path`, *optional*): a new folder for model and sampler; the representation stays as it is.
 
     Raises:
         UserError: if it is no representation, the zoo's networks have another layout or lack the scores that the
             sampler chooses by, there is a file in the sampler's place that is not ours, or the latents are not finite.
     """
-    model, folder, _ = load_representation(folder)
+    if output is not None:
+        check_output(output, "representation", "new")
+    elif not Path(representation).is_dir():
+        raise UserError(
+            f"{str(representation)!r} is no folder here: say where the sampler goes with output (--output)."
+        )
+    model, folder, commit = load_representation(representation)
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
     if zoo.config.layout != model.config.layout:
         raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {folder}.")
@@ -292,7 +304,11 @@ def fit_sampler(folder: str | Path, zoo: Zoo | str | Path, sampler: Sampler | No
     sampler = sampler or KDESampler()
     scores = rows.column(sampler.settings().get("score", "validation_accuracy"))
     sampler = fit_to_known(sampler, latents, scores, model.latent_places, rows.model_id)
-    with output_folder(folder, "representation", "add") as output, output.staging() as stage:
+    if output is not None:
+        HyperRepPipeline(model, sampler, str(representation), commit).save_pretrained(output)
+        carry_card(folder, output, Path(output).absolute().name)
+        return sampler
+    with output_folder(folder, "representation", "add") as out, out.staging() as stage:
         sampler.save_pretrained(stage / SAMPLER_FOLDER)
     return sampler
 

@@ -131,21 +131,24 @@ def sample(
 
 
 def fit(
-    representation: Annotated[Path, typer.Argument(help="Local folder of a representation.")],
+    representation: Representation,
     zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo it was trained on.")],
+    output: Annotated[
+        Path | None, typer.Option(help="New folder for model and sampler. Default: the representation's own.")
+    ] = None,
     method: Annotated[str, typer.Option(help="kde, gaussian, neighbor, gan, flow, ...")] = "kde",
     variant: Annotated[str | None, typer.Option(help=VARIANT_HELP)] = None,
     top: Top = None,
     settings: Settings = None,
 ) -> None:
-    """Fit another sampler to the latents of a representation's zoo, and store it in the place of the one it has."""
+    """Fit another sampler to the latents of a representation's zoo; it takes the place of the one that is there."""
     from hyperrep.pipeline import fit_sampler
     from hyperrep.samplers import new_sampler
 
     hide_small_bars()
     given = {name: value for name, value in (("variant", variant), ("top", top)) if value is not None}
     sampler = new_sampler(method, **given | _settings(settings))
-    print_text(f"{representation}: {fit_sampler(representation, zoo, sampler)}")
+    print_text(f"{output or representation}: {fit_sampler(representation, zoo, sampler, output)}")
 
 
 def _settings(entries: list[str] | None) -> dict[str, Any]:
