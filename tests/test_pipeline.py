@@ -2,12 +2,13 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
@@ -85,6 +86,16 @@ def test_the_image_classification_pipeline_takes_them(pipe, tmp_path):
     assert best["label"] == net.config.id2label[probabilities.argmax().item()]
 
 
+def test_all_folders_are_as_transformers_writes_them(pipe, tmp_path):
+    out = pipe(3, generator=seeded())
+    out.save_pretrained(tmp_path / "samples")
+    for i in range(3):
+        out.model(i).save_pretrained(tmp_path / "by-transformers")
+        for name in ("config.json", "model.safetensors"):
+            written = (tmp_path / "samples" / f"model-{i:05d}" / name).read_bytes()
+            assert written == (tmp_path / "by-transformers" / name).read_bytes()
+
+
 def test_the_index_says_how_they_were_made(pipe, tmp_path, representation):
     pipe(2, generator=seeded(7)).save_pretrained(tmp_path / "samples")
     index = json.loads((tmp_path / "samples" / "index.json").read_text())
@@ -125,14 +136,11 @@ def test_an_interruption_leaves_what_was_there(pipe, tmp_path, monkeypatch):
     pipe(1, generator=seeded()).save_pretrained(target)
     before = contents(tmp_path)
     out = pipe(2, generator=seeded(1))
-    write = SmallCNNForImageClassification.save_pretrained
 
-    def full_at_the_second(self, folder):
-        if Path(folder).name == "model-00001":
-            raise OSError("no space left on device")
-        write(self, folder)
+    def full(*_, **__):
+        raise OSError("no space left on device")
 
-    monkeypatch.setattr(SmallCNNForImageClassification, "save_pretrained", full_at_the_second)
+    monkeypatch.setattr("hyperrep.generated.save_file", full)  # at the second
     with pytest.raises(OSError, match="no space left"):
         out.save_pretrained(target, overwrite=True)
     assert contents(tmp_path) == before
@@ -161,14 +169,14 @@ def test_a_web_project_with_an_index_is_not_overwritten(pipe, tmp_path):
 def test_the_whole_appears_at_once(pipe, tmp_path, monkeypatch):
     """Nothing is written in place: until the last network is there, the target holds the old ones or nothing."""
     target = tmp_path / "samples"
-    write = SmallCNNForImageClassification.save_pretrained
-    seen = []
+    write, seen = SmallCNNForImageClassification.save_pretrained, []
 
-    def watch(self, folder):
+    def watch(write, *arguments, **settings):
         seen.append(sorted(path.name for path in target.iterdir() if not path.name.startswith((".", "tmp"))))
-        write(self, folder)
+        return write(*arguments, **settings)
 
-    monkeypatch.setattr(SmallCNNForImageClassification, "save_pretrained", watch)
+    monkeypatch.setattr(SmallCNNForImageClassification, "save_pretrained", lambda *given: watch(write, *given))
+    monkeypatch.setattr("hyperrep.generated.save_file", partial(watch, save_file))
     pipe(2, generator=seeded()).save_pretrained(target)
     assert seen == [[], []]
 

@@ -1,6 +1,7 @@
 """Newly generated networks: as models, as folders, on the Hub."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from string import Template
 from typing import Any, overload
 
 from huggingface_hub import ModelCardData
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
@@ -131,11 +133,18 @@ class WeightGenerationOutput:
             UserError: if the folder is not empty and `overwrite` is not set, holds anything that hyperrep did not
                 write, or cannot be written.
         """
+        model = self.model(0)  # one for all: to build one takes longer than to write it
         with output_folder(folder, "networks", mode_of(overwrite=overwrite)) as output:
             names = [f"model-{i:05d}" for i in range(len(self))]
             with output.staging(replace=True) as stage:
                 for i, name in enumerate(names):
-                    self.model(i).save_pretrained(stage / name)
+                    model.load_state_dict(self.state_dict(i), strict=False)
+                    if i == 0:
+                        model.save_pretrained(stage / name)
+                    else:  # what transformers writes, without asking it a thousand times
+                        (stage / name).mkdir()
+                        shutil.copyfile(stage / names[0] / "config.json", stage / name / "config.json")
+                        save_file(model.state_dict(), stage / name / "model.safetensors", metadata={"format": "pt"})
                     if self.image_processor is not None:
                         path = stage / name / "preprocessor_config.json"
                         path.write_text(json.dumps(self.image_processor, indent=2) + "\n")

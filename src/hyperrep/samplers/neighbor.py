@@ -12,7 +12,7 @@ from .anchored import AnchoredSampler
 from .base import Shapes, settings_class
 
 
-MAP_SIZE = 3  # dimensions of the map, as in the paper's code
+MAP_SIZE, MAP_NEIGHBORS = 3, 15  # dimensions of the map and neighbours in UMAP's graph, as in the paper's code
 MAPS = ("umap", "pca")
 
 
@@ -65,7 +65,7 @@ class NeighborSampler(AnchoredSampler):
         if len(anchors) < MAP_SIZE + 2:
             raise UserError(f"{len(anchors)} latents make no map of {MAP_SIZE} dimensions; {MAP_SIZE + 2} are needed.")
         if self.map == "umap":
-            umap = _umap(self.neighbors, self.seed, len(anchors))
+            umap = _umap(self.seed, len(anchors))
             mapped = torch.from_numpy(umap.fit_transform(anchors.numpy()))
             curve = torch.tensor([umap._a, umap._b])
         else:
@@ -96,7 +96,7 @@ class NeighborSampler(AnchoredSampler):
         return (weights[:, :, None] * self.anchors[nearest]).sum(dim=1)
 
 
-def _umap(neighbors: int, seed: int, rows: int):
+def _umap(seed: int, rows: int):
     try:
         from umap import UMAP
     except ImportError as error:
@@ -104,5 +104,5 @@ def _umap(neighbors: int, seed: int, rows: int):
             "method neighbor needs umap-learn: pip install 'hyperrep[umap]', or set map to 'pca' (--set map=pca)."
         ) from error
     return UMAP(
-        n_neighbors=min(neighbors, rows - 1), min_dist=0.01, n_components=MAP_SIZE, random_state=seed, n_jobs=1
+        n_neighbors=min(MAP_NEIGHBORS, rows - 1), min_dist=0.01, n_components=MAP_SIZE, random_state=seed, n_jobs=1
     )
