@@ -2,7 +2,7 @@
 
     make demo            # or: python scripts/demo.py --output demo
 
-Two to six minutes on two CPU cores, without a network. Leaves in `demo/`: the zoo, the representation with its card
+Two to seven minutes on two CPU cores, without a network. Leaves in `demo/`: the zoo, the representation with its card
 and results, twelve generated checkpoints, and `report.png`.
 """
 
