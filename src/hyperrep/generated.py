@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 from huggingface_hub import ModelCardData
 from safetensors.torch import save_file
@@ -16,7 +16,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from .errors import UserError
 from .files import mode_of, output_folder
-from .hub import push_folder
+from .hub import PushSettings, push_folder
 from .images import ImageSplit
 from .networks import has_layout, network_from
 from .population import choose_engine
@@ -133,15 +133,15 @@ class WeightGenerationOutput:
             UserError: if the folder is not empty and `overwrite` is not set, holds anything that hyperrep did not
                 write, or cannot be written.
         """
-        model = self.model(0)  # one for all: to build one takes longer than to write it
         with output_folder(folder, "networks", mode_of(overwrite=overwrite)) as output:
             names = [f"model-{i:05d}" for i in range(len(self))]
             with output.staging(replace=True) as stage:
                 for i, name in enumerate(names):
-                    model.load_state_dict(self.state_dict(i), strict=False)
                     if i == 0:
+                        model = self.model(i)  # one for all: to build one takes longer than to write it
                         model.save_pretrained(stage / name)
                     else:  # what transformers writes, without asking it a thousand times
+                        model.load_state_dict(self.state_dict(i), strict=False)
                         (stage / name).mkdir()
                         shutil.copyfile(stage / names[0] / "config.json", stage / name / "config.json")
                         save_file(model.state_dict(), stage / name / "model.safetensors", metadata={"format": "pt"})
@@ -153,32 +153,21 @@ class WeightGenerationOutput:
                 (stage / "README.md").write_text(self._card(None), encoding="utf-8")
                 (stage / "index.json").write_text(json.dumps(index, indent=2) + "\n")
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        commit_message: str | None = None,
-    ) -> str:
+    def push_to_hub(self, repo_id: str, **settings: Unpack[PushSettings]) -> str:
         """Publish them in one repository, a folder each, with `index.json` and a card; returns its address. The first
         is loaded with `AutoModelForImageClassification.from_pretrained(repo_id, subfolder="model-00000")`.
+
+        Args:
+            repo_id (`str`)
+            settings: `private`, `token`, `revision`, `create_pr`, `commit_message`, see [`~hyperrep.hub.push_folder`].
 
         Raises:
             UserError: as [`save_pretrained`] and [`~hyperrep.hub.push_folder`].
         """
+        settings["commit_message"] = settings.get("commit_message") or f"Upload {len(self)} networks with hyperrep"
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return push_folder(
-                folder,
-                repo_id,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-                commit_message=commit_message or f"Upload {len(self)} networks with hyperrep",
-            )
+            return push_folder(folder, repo_id, **settings)
 
     def best(
         self, count: int, images: ImageSplit, name: str = "images", engine: str = "auto"

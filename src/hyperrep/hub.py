@@ -6,7 +6,7 @@ import os
 from fnmatch import fnmatch
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from .errors import UserError
 
@@ -140,6 +140,16 @@ def hub_reason(error: BaseException) -> str:
 
 def _one_line(error: BaseException) -> str:
     return next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+class PushSettings(TypedDict, total=False):
+    """How something is published, see [`push_folder`]."""
+
+    private: bool | None
+    token: str | None
+    revision: str | None
+    create_pr: bool
+    commit_message: str | None
 
 
 def push_folder(

@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import UserError
 from .files import check_output, mode_of, output_folder
 from .generated import WeightGenerationOutput
-from .hub import push_folder
+from .hub import PushSettings, push_folder
 from .images import ImageSplit, load_images
 from .networks import network_from, processor_from
 from .publishing import carry_card
@@ -168,32 +168,23 @@ class HyperRepPipeline:
             self.model.save_pretrained(stage)
             self.sampler.save_pretrained(stage / SAMPLER_FOLDER)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        commit_message: str | None = None,
-    ) -> str:
+    def push_to_hub(self, repo_id: str, **settings: Unpack[PushSettings]) -> str:
         """Publish model and sampler with a card; returns the repository's address.
 
         Card and results of the folder that the pipeline was loaded from go with it, unless the model was changed.
-        Arguments and errors are those of [`~hyperrep.hub.push_folder`].
+
+        Args:
+            repo_id (`str`)
+            settings: `private`, `token`, `revision`, `create_pr`, `commit_message`, see [`~hyperrep.hub.push_folder`].
+
+        Raises:
+            UserError: as [`save_pretrained`] and [`~hyperrep.hub.push_folder`].
         """
+        settings["commit_message"] = settings.get("commit_message") or f"Upload {repo_id.split('/')[-1]} with hyperrep"
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             carry_card(self.folder, folder, repo_id)
-            return push_folder(
-                folder,
-                repo_id,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-                commit_message=commit_message or f"Upload {repo_id.split('/')[-1]} with hyperrep",
-            )
+            return push_folder(folder, repo_id, **settings)
 
     def to(self, *args: Any, **kwargs: Any) -> "HyperRepPipeline":
         """Move the model, as [`torch.nn.Module.to`]; sampled weights come back on the CPU."""
@@ -259,9 +250,9 @@ def nearest_anchors(latents: Tensor, anchors: Tensor, models: Tensor) -> list[di
         anchors (`Tensor`): (anchors, latent_size), of checkpoints of training networks.
         models (`Tensor`): (anchors,), of which network each is a checkpoint.
     """
-    exactly = "donot_use_mm_for_euclid_dist"  # a matrix product is quicker, and takes near points for equal ones
-    distances, rows = torch.cdist(latents, anchors, compute_mode=exactly).min(dim=1)
-    among = torch.cdist(anchors, anchors, compute_mode=exactly)
+    # a matrix product is quicker, and takes near points for equal ones; networks that differ lie far apart
+    distances, rows = torch.cdist(latents, anchors, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
+    among = torch.cdist(anchors, anchors)
     usual = float(among.masked_fill(models[:, None] == models, torch.inf).amin(dim=1).median())
     found = []
     for row, distance in zip(rows.tolist(), distances.tolist()):

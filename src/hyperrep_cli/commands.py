@@ -12,6 +12,7 @@ from .output import print_text
 
 
 Representation = Annotated[str, typer.Argument(help="Folder or Hub id of a representation.")]
+TrainedOn = Annotated[str, typer.Option(help="Folder or Hub id of the zoo it was trained on.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
@@ -132,7 +133,7 @@ def sample(
 
 def fit(
     representation: Representation,
-    zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo it was trained on.")],
+    zoo: TrainedOn,
     output: Annotated[
         Path | None, typer.Option(help="New folder for model and sampler. Default: the representation's own.")
     ] = None,

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from .commands import OVERRIDABLE, Overwrite, Representation, hide_small_bars
+from .commands import OVERRIDABLE, Overwrite, Representation, TrainedOn, hide_small_bars
 from .output import AsJson, print_json, print_table
 
 
@@ -59,7 +59,7 @@ def experiment_command(file: Path) -> Any:
 
     def run(
         representation: Representation,
-        zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo it was trained on.")],
+        zoo: TrainedOn,
         images: Annotated[
             str | None, typer.Option(help="Hub id or folder of the images. Default: as the zoo names them.")
         ] = None,

@@ -281,9 +281,7 @@ class HyperRepModel(HyperRepPreTrainedModel):
         a whole network is one."""
         if self.config.latents_per == "network":
             return torch.zeros(self.config.latent_size, 2, dtype=torch.int64)
-        of_layer = [index for index, layer in enumerate(self.config.layers) for _ in range(layer.num_units)]
-        places = torch.stack([torch.tensor(of_layer), torch.arange(self.config.num_tokens)], dim=1)
-        return places.repeat_interleave(self.config.neuron_latent_size, dim=0)
+        return self.processor.token_places.repeat_interleave(self.config.neuron_latent_size, dim=0)
 
     def encode(self, weights: Tensor, aligned: bool = False, **kwargs) -> Tensor:
         """

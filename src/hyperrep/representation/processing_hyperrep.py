@@ -105,16 +105,20 @@ class HyperRepProcessor(nn.Module):
         return tokens
 
     @property
+    def token_places(self) -> Tensor:
+        """(num_tokens, 2), int64: the layer of each neuron token, and its own number; both from 0."""
+        of_layer = [index for index, layer in enumerate(self.layers) for _ in range(layer.num_units)]
+        return torch.stack([torch.tensor(of_layer), torch.arange(len(of_layer))], dim=1)
+
+    @property
     def places(self) -> Tensor:
         """(num_params, 2), int64: of which layer and of which neuron, from 0, each weight is."""
-        tokens = [torch.empty(1, layer.num_units, layer.token_size) for layer in self.layers]
-        of_layer = [torch.full_like(units, index) for index, units in enumerate(tokens)]
-        first, of_neuron = 0, []
-        for units in tokens:
-            numbers = torch.arange(first, first + units.shape[1])
-            of_neuron.append(numbers[None, :, None].expand(units.shape))
-            first += units.shape[1]
-        return torch.stack([self._joined(of_layer)[0], self._joined(of_neuron)[0]], dim=1).long()
+        columns = []
+        for column in self.token_places.T:
+            parts = column.split([layer.num_units for layer in self.layers])
+            tokens = [part[None, :, None].expand(1, -1, layer.token_size) for part, layer in zip(parts, self.layers)]
+            columns.append(self._joined(tokens)[0])
+        return torch.stack(columns, dim=1)
 
     def decode(self, tokens: list[Tensor]) -> Tensor:
         """Weights (batch, num_params), float32, of neuron tokens: what [`forward`] did, undone."""

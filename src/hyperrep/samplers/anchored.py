@@ -69,7 +69,17 @@ class AnchoredSampler(Sampler):
             if self.top is not None and self.top < 1:
                 raise UserError(f"top {self.top} selects by score, and no scores were given.")
             scores = torch.zeros(len(latents))
-        return {"latents": latents, "scores": scores, "places": places, "models": models}
+        before = self.state
+        self.state = {"latents": latents, "scores": scores, "places": places, "models": models}
+        try:
+            return self.state | self._learned()
+        except BaseException:  # a fit that fails leaves the sampler as it was
+            self.state = before
+            raise
+
+    def _learned(self) -> dict[str, Tensor]:
+        """What a density knows of its [`anchors`] beyond themselves: the rest of the state."""
+        return {}
 
     def check_state(self) -> None:
         if self.scores.shape != self.latents.shape[:1] or not self.latents.numel():

@@ -2,21 +2,20 @@
 
 import logging
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from .anchored import AnchoredSampler
 from .base import Shapes, settings_class
-from .standard import Standardized
+from .standard import Standardized, TrainedSampler
 from .velocity import NULL, VelocityNetwork, velocity_shapes
 
 
-BATCH_SIZE, HELD_OUT, DROPPED = 128, 0.1, 0.1
+BATCH_SIZE, DROPPED = 128, 0.1
 LEARNING_RATE, WARMUP, DECAY = 1e-3, 50, 0.99
 CHECK_EVERY, PATIENCE, DRAWS = 25, 6, 8  # held-out loss: every so many steps, in so many noisy copies of each latent
 STEPS_PER_LATENT = 20  # beyond this the velocity collapses or memorises (DeepWeightFlow)
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @settings_class
-class FlowSampler(AnchoredSampler):
+class FlowSampler(TrainedSampler):
     r"""
     Flow matching: a transformer learns the velocity that carries Gaussian noise to latents, conditioned on accuracy.
 
@@ -50,8 +49,6 @@ class FlowSampler(AnchoredSampler):
 
     method: ClassVar[str] = "flow"
     label: ClassVar[str] = "Flow"
-    tabled: ClassVar[bool] = False
-    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"top": None}, {"top": 0.3})
     of_drawing: ClassVar[tuple[str, ...]] = ("quantile", "guidance", "solver_steps")
 
     hidden_size: int = 128
@@ -81,23 +78,10 @@ class FlowSampler(AnchoredSampler):
 
     @property
     def state_shapes(self) -> Shapes:  # type: ignore[override]
-        velocity = velocity_shapes(self.hidden_size, self.num_layers)
-        return {**AnchoredSampler.state_shapes, "mean": (None,), "deviation": (None,), **velocity}
+        return {**TrainedSampler.state_shapes, **velocity_shapes(self.hidden_size, self.num_layers)}
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places, models)
-        num_tokens = tokens_of(places)
-        if (count := len(models[self.chosen].unique())) < 10:
-            raise UserError(f"latents of {count} networks are too few for a flow: 10 are needed.")
-        data = Standardized.of(self.anchors, models[self.chosen], HELD_OUT)
-        quantiles = _quantiles(self.anchor_scores)
-        network = _trained(self, data, quantiles, num_tokens)
-        return {**self.state, "mean": data.mean, "deviation": data.deviation, **network}
-
-    @property
-    def anchor_scores(self) -> Tensor:
-        """Scores of the selected latents (anchors,)."""
-        return self.scores[self.chosen]
+    def _trained(self, data: Standardized) -> dict[str, Tensor]:
+        return _velocity(self, data, _quantiles(self.scores[self.chosen]), tokens_of(self.places))
 
     def check_state(self) -> None:
         super().check_state()
@@ -108,9 +92,6 @@ class FlowSampler(AnchoredSampler):
             raise UserError(f"the velocity is not one of latents of {self.latent_size} in {num_tokens} tokens.")
         if state["inputs.weight"].shape[1] != width or len(state["outputs.weight"]) != width:
             raise UserError(f"the velocity is not one of tokens of {width}.")
-
-    def drawn_from(self) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in self.fitted().items() if name not in AnchoredSampler.state_shapes}
 
     @torch.no_grad()
     def _sample(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
@@ -157,7 +138,7 @@ def _quantiles(scores: Tensor) -> Tensor:
     return (below + alike / 2).float()
 
 
-def _trained(settings: FlowSampler, data: Standardized, quantiles: Tensor, num_tokens: int) -> dict[str, Tensor]:
+def _velocity(settings: FlowSampler, data: Standardized, quantiles: Tensor, num_tokens: int) -> dict[str, Tensor]:
     """The average of the velocity's weights that does best on the held-out latents."""
     draw = torch.Generator().manual_seed(settings.seed)
     width = data.train.shape[1] // num_tokens
@@ -169,12 +150,14 @@ def _trained(settings: FlowSampler, data: Standardized, quantiles: Tensor, num_t
     check = (torch.rand(len(held_out), generator=draw), torch.randn(held_out.shape, generator=draw))
     of_held_out = quantiles[data.held_out_rows].repeat(DRAWS)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
-    average = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+    weights: dict[str, Tensor] = dict(network.named_parameters())
+    average = {name: tensor.detach().clone() for name, tensor in weights.items()}
     steps = min(settings.steps, STEPS_PER_LATENT * len(latents))
 
-    def loss_of(targets: Tensor, times: Tensor, noise: Tensor, asked: Tensor) -> Tensor:
+    def loss_of(weights: dict[str, Tensor], targets: Tensor, times: Tensor, noise: Tensor, asked: Tensor) -> Tensor:
         points = noise.lerp(targets, times[:, None, None])
-        return (network(points, times, asked) - (targets - noise)).square().mean()
+        found = functional_call(network, weights, (points, times, asked))
+        return (found - (targets - noise)).square().mean()
 
     kept, best, best_step, progress = average, math.inf, 0, tqdm(range(1, steps + 1), desc="fitting flow", unit="step")
     for step in progress:
@@ -185,19 +168,16 @@ def _trained(settings: FlowSampler, data: Standardized, quantiles: Tensor, num_t
         dropped = torch.rand(BATCH_SIZE, generator=draw) < DROPPED
         noise = torch.randn(BATCH_SIZE, num_tokens, width, generator=draw)
         asked = of_train[rows].masked_fill(dropped, NULL)
-        loss = loss_of(latents[rows], torch.rand(BATCH_SIZE, generator=draw), noise, asked)
+        loss = loss_of(weights, latents[rows], torch.rand(BATCH_SIZE, generator=draw), noise, asked)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            for name, tensor in network.named_parameters():
+            for name, tensor in weights.items():
                 average[name].lerp_(tensor, 1 - min(DECAY, step / (step + 10)))
             if step % CHECK_EVERY == 0 or step == steps:
-                trained = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
-                network.load_state_dict(average)
-                value = loss_of(held_out, *check, of_held_out).item()
-                network.load_state_dict(trained)
+                value = loss_of(average, held_out, *check, of_held_out).item()
                 progress.set_postfix(held_out=f"{value:.4f}", refresh=False)
                 if value < best:
                     best, best_step = value, step

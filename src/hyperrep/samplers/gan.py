@@ -3,27 +3,26 @@
 import logging
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from .anchored import AnchoredSampler
 from .base import Shapes, settings_class
-from .standard import Standardized, copying, dispersion
+from .standard import Standardized, TrainedSampler, copying, dispersion
 
 
 NOISE_SIZE, HIDDEN_SIZE, CRITIC_SIZES = 64, 256, (256, 512)
 CRITIC_STEPS, PENALTY, BETAS, DECAY = 5, 10.0, (0.5, 0.9), 0.995
-BATCH_SIZE, HELD_OUT, CHECK_EVERY = 50, 0.1, 50
+BATCH_SIZE, CHECK_EVERY = 50, 50
 
 logger = logging.getLogger(__name__)
 
 
 @settings_class
-class GANSampler(AnchoredSampler):
+class GANSampler(TrainedSampler):
     r"""
     A small Wasserstein GAN with gradient penalty on standardised latents.
 
@@ -40,12 +39,8 @@ class GANSampler(AnchoredSampler):
     """
 
     method: ClassVar[str] = "gan"
-    tabled: ClassVar[bool] = False
-    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"top": None}, {"top": 0.3})
     state_shapes: ClassVar[Shapes] = {
-        **AnchoredSampler.state_shapes,
-        "mean": (None,),
-        "deviation": (None,),
+        **TrainedSampler.state_shapes,
         "hidden.weight": (HIDDEN_SIZE, NOISE_SIZE),
         "hidden.bias": (HIDDEN_SIZE,),
         "output.weight": (None, HIDDEN_SIZE),
@@ -65,22 +60,14 @@ class GANSampler(AnchoredSampler):
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be 0 or more, and below 2^63.")
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places, models)
-        if (count := len(models[self.chosen].unique())) < 10:
-            raise UserError(f"latents of {count} networks are too few for a gan: 10 are needed.")
-        data = Standardized.of(self.anchors, models[self.chosen], HELD_OUT)
-        generator = _trained(data, self.steps, self.learning_rate, self.seed)
-        return {**self.state, "mean": data.mean, "deviation": data.deviation, **generator}
+    def _trained(self, data: Standardized) -> dict[str, Tensor]:
+        return _generator(data, self.steps, self.learning_rate, self.seed)
 
     def check_state(self) -> None:
         super().check_state()
         state = self.fitted()
         if {len(state[name]) for name in ("mean", "deviation", "output.weight", "output.bias")} != {self.latent_size}:
             raise UserError(f"the generator is not one of latents of {self.latent_size}.")
-
-    def drawn_from(self) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in self.fitted().items() if name not in AnchoredSampler.state_shapes}
 
     def _sample(self, num_samples: int, generator: torch.Generator | None) -> Tensor:
         state = self.fitted()
@@ -93,7 +80,7 @@ def _generated(noise: Tensor, generator: Mapping[str, Tensor]) -> Tensor:
     return nn.functional.linear(hidden, generator["output.weight"], generator["output.bias"])
 
 
-def _trained(data: Standardized, steps: int, rate: float, seed: int) -> dict[str, Tensor]:
+def _generator(data: Standardized, steps: int, rate: float, seed: int) -> dict[str, Tensor]:
     """The generator's tensors."""
     draw = torch.Generator().manual_seed(seed)
     width = data.train.shape[1]

@@ -47,8 +47,7 @@ class GaussianSampler(AnchoredSampler):
         if self.rank < 1:
             raise UserError(f"rank is {self.rank}; it must be 1 or more.")
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places, models)
+    def _learned(self) -> dict[str, Tensor]:
         anchors = self.anchors.double()
         mean, variance = anchors.mean(dim=0), anchors.var(dim=0, correction=0)
         components = torch.zeros(0, anchors.shape[1], dtype=torch.float64)
@@ -57,7 +56,7 @@ class GaussianSampler(AnchoredSampler):
             components = (values[: self.rank, None] / len(anchors) ** 0.5) * vectors[: self.rank]
         rest = (variance - components.square().sum(dim=0)).clamp_min(0)
         fitted = {"mean": mean, "components": components, "deviations": rest.sqrt()}
-        return self.state | {name: tensor.float() for name, tensor in fitted.items()}
+        return {name: tensor.float() for name, tensor in fitted.items()}
 
     def check_state(self) -> None:
         super().check_state()

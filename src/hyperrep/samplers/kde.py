@@ -60,13 +60,12 @@ class KDESampler(AnchoredSampler):
                 "between -1 and 1."
             )
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places, models)
+    def _learned(self) -> dict[str, Tensor]:
         if isinstance(self.bandwidth, str):
-            width = cross_validated(self.anchors, self._groups(), models[self.chosen])
+            width = cross_validated(self.anchors, self._groups(), self.models[self.chosen])
         else:
             width = float(self.bandwidth)
-        return self.state | {"bandwidth": torch.tensor([width])}
+        return {"bandwidth": torch.tensor([width])}
 
     def check_state(self) -> None:
         super().check_state()

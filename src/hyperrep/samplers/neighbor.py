@@ -59,8 +59,7 @@ class NeighborSampler(AnchoredSampler):
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1:,}.")
 
-    def _fit(self, latents: Tensor, scores: Tensor | None, places: Tensor, models: Tensor) -> dict[str, Tensor]:
-        self.state = super()._fit(latents, scores, places, models)
+    def _learned(self) -> dict[str, Tensor]:
         anchors = self.anchors
         if len(anchors) < MAP_SIZE + 2:
             raise UserError(f"{len(anchors)} latents make no map of {MAP_SIZE} dimensions; {MAP_SIZE + 2} are needed.")
@@ -73,7 +72,7 @@ class NeighborSampler(AnchoredSampler):
 
             mapped = torch.from_numpy(PCA(MAP_SIZE, svd_solver="full").fit_transform(anchors.double().numpy()))
             curve = torch.zeros(2)
-        return self.state | {"map": mapped.float().contiguous(), "curve": curve.float()}
+        return {"map": mapped.float().contiguous(), "curve": curve.float()}
 
     def check_state(self) -> None:
         super().check_state()

@@ -1,13 +1,21 @@
 """What samplers share that train a network: standardised latents, some held out, and how samples compare with them."""
 
 import math
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+from .anchored import AnchoredSampler
+from .base import Shapes, settings_class
+
 
 SMALLEST_DEVIATION = 1e-6
+FEWEST, HELD_OUT = 10, 0.1  # networks, and the share of them that is held out
 
 
 @dataclass(frozen=True)
@@ -28,16 +36,42 @@ class Standardized:
     deviation: Tensor
 
     @classmethod
-    def of(cls, anchors: Tensor, models: Tensor, share: float) -> "Standardized":
-        """All checkpoints of a network are in one part: the last networks, so large a share of them, are held out."""
+    def of(cls, anchors: Tensor, models: Tensor) -> "Standardized":
+        """All checkpoints of a network are in one part: the last networks are held out.
+
+        Raises:
+            UserError: if there are fewer than [`FEWEST`] networks.
+        """
         networks = models.unique()
-        count = min(max(1, round(share * len(networks))), len(networks) - 1)
+        if len(networks) < FEWEST:
+            raise UserError(f"latents of {len(networks)} networks are too few to train on: {FEWEST} are needed.")
+        count = round(HELD_OUT * len(networks))
         held_out = torch.isin(models, networks[len(networks) - count :])
         train_rows, held_out_rows = (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
         train = anchors[train_rows]
         mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0).clamp_min(SMALLEST_DEVIATION)
         standard = (anchors - mean) / deviation
         return cls(standard[train_rows], standard[held_out_rows], train_rows, held_out_rows, mean, deviation)
+
+
+@settings_class
+class TrainedSampler(AnchoredSampler):
+    """A density that is a network, trained for minutes on standardised latents of training networks."""
+
+    tabled: ClassVar[bool] = False
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"top": None}, {"top": 0.3})
+    state_shapes: ClassVar[Shapes] = {**AnchoredSampler.state_shapes, "mean": (None,), "deviation": (None,)}
+
+    def _learned(self) -> dict[str, Tensor]:
+        data = Standardized.of(self.anchors, self.models[self.chosen])
+        return {"mean": data.mean, "deviation": data.deviation, **self._trained(data)}
+
+    @abstractmethod
+    def _trained(self, data: Standardized) -> dict[str, Tensor]:
+        """The network's tensors."""
+
+    def drawn_from(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self.fitted().items() if name not in AnchoredSampler.state_shapes}
 
 
 def dispersion(samples: Tensor, train: Tensor) -> float:
