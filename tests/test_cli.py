@@ -244,14 +244,12 @@ def test_terminated_while_writing(hyperrep, monkeypatch, tmp_path, representatio
     """SIGTERM in the middle of the second network: nothing is left, and what was there stays."""
     assert hyperrep(f"sample {representation} --num-models 1 --output out")[0] == 0
     before = sorted(tmp_path.rglob("*"))
-    write = SmallCNNForImageClassification.save_pretrained
 
-    def terminated(self, folder):
-        if Path(folder).name == "model-00001":
-            signal.raise_signal(signal.SIGTERM)
-        write(self, folder)
+    def terminated(tensors, path, metadata):
+        assert Path(path).parent.name == "model-00001"
+        signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(SmallCNNForImageClassification, "save_pretrained", terminated)
+    monkeypatch.setattr("hyperrep.generated.save_file", terminated)
     for output in ("out --overwrite", "fresh"):
         assert hyperrep(f"sample {representation} --num-models 2 --output {output}") == (143, "", "terminated\n")
     assert sorted(tmp_path.rglob("*")) == before
