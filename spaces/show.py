@@ -72,9 +72,11 @@ def show(representation: str, method: str, target: float, count: int, seed: int)
     table = [[str(epoch), *(spread(curve[epoch]) for curve in curves)] for epoch in (0, 1)]
     distances = [entry["relative_distance"] or 0.0 for entry in networks.nearest or []]
     middle = float(torch.tensor(distances).median()) if distances else 0.0
+    scores = pipe.sampler.scores
     about = (
-        f"{count} networks by {pipe.sampler}. Their latents lie {middle:.2f} times as far from the nearest training "
-        "network's as those lie from one another: near 0, they would be copies."
+        f"{count} networks by {method}, fitted to {len(scores[pipe.sampler.chosen])} of {len(scores)} training latents. "
+        f"Their latents lie {middle:.2f} times as far from the nearest training network's as those lie from one another: "
+        "near 0, they would be copies."
     )
     return Shown(networks, table, about, picture(networks, curves[0][0], distances))
 
@@ -101,17 +103,21 @@ def spread(accuracy: torch.Tensor) -> str:
 
 
 def picture(networks: WeightGenerationOutput, accuracy: torch.Tensor, distances: list[float]) -> Figure:
-    figure = Figure(figsize=(9, 4))
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(9, 5.5))
+    top, bottom = figure.subplots(2, 1, height_ratios=(1, 4))
     name = networks.layout.tensors[0][0]
-    draw_filters(left, networks.layout.unvectorize(networks.weights[:4])[name])
-    left.set_title("first-layer filters of four of them", fontsize=10)
+    draw_filters(top, networks.layout.unvectorize(networks.weights[:8])[name])
+    top.set_title(f"first-layer filters of {min(8, len(networks))} of them", fontsize=10)
     if distances:
-        right.scatter(distances, 100 * accuracy, s=14)
-        right.set(
-            xlabel="distance to the nearest training network, relative", ylabel="test accuracy, %", ylim=(0, 100)
+        bottom.scatter(distances, 100 * accuracy, s=14)
+        bottom.axvline(1, color="grey", linestyle=":")
+        bottom.set(
+            xlabel="distance to the nearest training network (0: a copy; 1: as training networks lie apart)",
+            ylabel="test accuracy, %",
+            ylim=(0, 100),
+            xlim=(0, 1.1 * max(1.0, *distances)),
         )
-        right.set_title("good, and new?", fontsize=10)
-        right.grid(alpha=0.3)
+        bottom.set_title("good, and new?", fontsize=10)
+        bottom.grid(alpha=0.3)
     figure.tight_layout()
     return figure

@@ -286,8 +286,18 @@ def test_card_and_results_travel_with_the_model(representation, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"top": 0.1}))
     carry_card(source, target, "org/name")
     text = (target / "README.md").read_text()
+    assert "The sampler was replaced after this was written" in text
+    assert ModelCard(text).data == ModelCard(card.read_text()).data
+    assert "My own remarks" in text
+
+    source = shutil.copytree(representation, tmp_path / "untouched")
+    write_results(source / "results" / "finetune.jsonl", rows())
+    write_model_card(source)
+    target = shutil.copytree(target, tmp_path / "short", ignore=shutil.ignore_patterns("README.md"))
+    carry_card(source, target, "org/name")
+    text = (target / "README.md").read_text()
     assert "Not evaluated yet" not in text
-    assert "My own remarks" not in text
+    assert "| top | 0.1 |" in text
 
     target = saved(representation, tmp_path / "other")
     (target / "model.safetensors").write_bytes(b"other weights")

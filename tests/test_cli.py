@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from tiny_zoo import TINY_SETTINGS, write_tiny_zoo
 
 from hyperrep.errors import UserError
-from hyperrep.networks import SmallCNNForImageClassification
 from hyperrep.zoo import load_zoo
 
 

@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from fake_hub import FakeHub
 
 from hyperrep.cards import write_model_card
 from hyperrep.errors import UserError
+from hyperrep.files import output_folder
 from hyperrep.hub import published_files, push_folder, resolve_folder
+from hyperrep.results import ResultRow, write_results
 
 
 PUSH = """
@@ -197,6 +200,38 @@ def test_generated_networks_are_published_and_load_as_ordinary_models(representa
     assert published - {".gitattributes"} == expected
 
 
+CARDS = """
+import sys, logging, shutil
+from pathlib import Path
+from huggingface_hub import HfApi, hf_hub_download
+from hyperrep.cards import write_model_card
+from hyperrep.hub import push_folder
+
+name, folder, copy = "org/hyperrep-digits", Path(sys.argv[1]), Path(sys.argv[2])
+logging.basicConfig(format="warned: %(message)s", stream=sys.stdout)
+there = lambda: Path(hf_hub_download(name, "README.md")).read_text()
+
+write_model_card(folder, name)
+push_folder(folder, name)
+assert there() == (folder / "README.md").read_text()
+shutil.copytree(folder, copy)
+shutil.rmtree(copy / "results")
+(copy / "README.md").unlink()
+write_model_card(copy, name)
+push_folder(copy, name)  # the same weights, nothing known of them
+assert there() == (folder / "README.md").read_text() != (copy / "README.md").read_text()
+
+edited = there().replace("## Limits", "My own words.\\n\\n## Limits").replace("\\n", "\\r\\n")
+HfApi().upload_file(path_or_fileobj=edited.encode(), path_in_repo="README.md", repo_id=name)
+push_folder(folder, name)
+assert "My own words." in there()
+own = there() + "And these."
+(folder / "README.md").write_text(own)
+push_folder(folder, name)
+assert there() == own
+"""
+
+
 @pytest.fixture(scope="module")
 def revisions(representation, tmp_path_factory) -> str:
     """What `REVISIONS` prints, after its own checks."""
@@ -209,6 +244,24 @@ def revisions(representation, tmp_path_factory) -> str:
             tmp_path_factory.mktemp("other") / "model",
             env=hub.environment(tmp_path_factory.mktemp("hf")),
         )
+
+
+def test_a_card_that_somebody_wrote_on_the_hub_survives_a_push_and_so_does_an_evaluated_one(representation, tmp_path):
+    folder = shutil.copytree(representation, tmp_path / "hyperrep-digits")
+    row = ResultRow.of(
+        torch.tensor([0.5, 0.7]),
+        **{"what": "test_accuracy", "experiment": "finetune", "method": "S_KDE30", "variant": "joint", "epoch": 0},
+        **{"source": "model", "target": "digits", "seed": 17, "zoo": "zoo", "revision": None},
+        **{"machine": "a machine", "seconds": 1.0},
+    )
+    with output_folder(folder, "representation", "add") as output:
+        write_results(output, "results/finetune.jsonl", [row])
+    with FakeHub() as hub:
+        said = run(CARDS, folder, tmp_path / "copy", env=hub.environment(tmp_path / "hf"))
+    kept = "the card of org/hyperrep-digits stays as it is: "
+    assert f"{kept}it is that of the same weights, evaluated" in said
+    assert f"{kept}somebody wrote it there. To change it, write yours into {folder / 'README.md'}" in said
+    assert said.count("warned: ") == 2
 
 
 def test_a_revision_is_the_model_and_the_sampler_of_then(revisions):

@@ -1,8 +1,15 @@
 """The app of `spaces/`: what it shows, from the pretrained representation in the tree, offline."""
 
+import os
+import shutil
+import socket
+import subprocess
 import sys
+import urllib.request
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
@@ -70,3 +77,77 @@ def test_the_page_is_made_and_its_button_works(app):
         assert "model-00003/model.safetensors" in names
     finally:
         sys.modules.pop("app", None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Of the app, started as a user starts it, with no way to the Hub."""
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'hyperrep[demo]'")
+    port = free_port()
+    settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    with (tmp_path / "log").open("w+") as log:
+        server = subprocess.Popen(
+            [sys.executable, SPACES / "app.py"], env=os.environ | settings, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            deadline, there = monotonic() + 180, False
+            while not there:
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                assert monotonic() < deadline, (tmp_path / "log").read_text()
+                with suppress(OSError):
+                    there = urllib.request.urlopen(f"http://127.0.0.1:{port}").status == 200
+                sleep(0.5)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Chromium without a screen, which asks nobody on the network."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("there is no Chromium with its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.add_argument("--window-size=1300,1500")
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"):
+        options.add_argument(f"--{flag}")
+    for flag in ("disable-background-networking", "disable-component-update"):
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.mark.slow
+def test_a_visitor_draws_networks(address, browser):
+    """HYPERREP_SCREENSHOT names a file for the picture that stands in the docs."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    wait = WebDriverWait(browser, 180)
+    browser.get(address)
+    (button,) = wait.until(lambda page: [b for b in page.find_elements("tag name", "button") if b.text == "Draw"])
+    button.click()
+    wait.until(lambda page: "times as far from the nearest" in page.find_element("tag name", "body").text)
+    lines = browser.find_element("tag name", "body").text.splitlines()
+    epoch, generated, random = lines[lines.index("0", lines.index("random starts: accuracy, %")) :][:3]
+    assert epoch == "0"
+    assert accuracy(generated) > accuracy(random) + 40
+    assert wait.until(
+        lambda page: page.find_elements("css selector", "a[download='samples.zip'], a[href*='samples.zip']")
+    )
+    assert wait.until(
+        lambda page: page.find_elements("css selector", ".plot-container img, img[src^='data:image'], .matplotlib img")
+    )
+    if picture := os.environ.get("HYPERREP_SCREENSHOT"):
+        browser.save_screenshot(picture)

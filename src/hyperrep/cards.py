@@ -17,8 +17,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from .errors import UserError
 from .evaluation import experiment_class, experiment_names
-from .files import output_folder, read_json
+from .files import output_folder, read_json, signed
 from .files.writing import written_atomically
+from .hub import EMPTY
 from .publishing import TAGS
 from .representation import HyperRepConfig
 from .results import ResultRow, markdown_table, read_results, result_tables, stored_sampler
@@ -146,7 +147,7 @@ def _card(folder: Path, repo: str) -> str:
         results=_results(results, folder),
         sampler=" ".join(str(sampler[key]) for key in ("method", "variant") if sampler.get(key)) or "none",
     )
-    return f"---\n{data.to_yaml()}\n---\n{text}"
+    return signed(f"---\n{data.to_yaml()}\n---\n{text}")
 
 
 def _read_config(folder: Path) -> HyperRepConfig:
@@ -252,7 +253,7 @@ def _plain(value: Any) -> str:
 def _results(results: Mapping[str, Sequence[ResultRow]], folder: Path) -> str:
     """A section for each file of results, whatever it is about."""
     if not results:
-        return "## Results\n\nNot evaluated yet: run `hyperrep evaluate finetune`.\n"
+        return f"## Results\n\n{EMPTY}: run `hyperrep evaluate finetune`.\n"
     return "".join(_section(name, rows, folder) for name, rows in results.items())
 
 

@@ -3,17 +3,24 @@
 import glob
 import logging
 import os
+import tempfile
 from fnmatch import fnmatch
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .errors import UserError
+from .files import is_unchanged, sha256_of
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 
 # What a published folder may hold. Checkpoints of a training run hold pickles and stay at home.
 PUBLISHED = ["*.json", "*.jsonl", "*.safetensors", "*.parquet", "*.md", "*.png", "*.yaml"]
 PRIVATE = ["checkpoints/*", ".*", "*/.*", "*.bin", "*.pkl", "*.pt"]
+EMPTY = "Not evaluated yet"  # says a card without results
 LOG_IN = "log in with `hf auth login`"
 
 logger = logging.getLogger(__name__)
@@ -164,7 +171,8 @@ def push_folder(
 ) -> str:
     """Publish a folder of a representation, of generated networks or of a zoo in one commit. What is uploaded are its
     cards, settings, results, weights and data; never a pickle, a training checkpoint, a hidden file, or anything
-    behind a symbolic link.
+    behind a symbolic link. A card that somebody wrote or changed on the Hub is not replaced by one that hyperrep
+    wrote, nor an evaluated one by an empty one of the same weights; a warning says so.
 
     Args:
         folder (`str` or `Path`)
@@ -193,6 +201,9 @@ def push_folder(
         validate_repo_id(repo_id)
         api = HfApi(token=token)
         url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        if reason := _keeps_its_card(api, folder, repo_id, repo_type, revision):
+            names.remove("README.md")
+            logger.warning("the card of %s stays as it is: %s", repo_id, reason)
         commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
@@ -208,6 +219,38 @@ def push_folder(
     except (HTTPError, OSError, JSONDecodeError) as error:
         raise UserError(f"{folder} was not published at {repo_id!r} ({hub_reason(error)}).") from error
     return str(commit.pr_url or url)
+
+
+def _keeps_its_card(api: "HfApi", folder: Path, repo_id: str, repo_type: str, revision: str | None) -> str:
+    """Why the card on the Hub is better than the folder's, if it is."""
+    from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
+
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    if not is_unchanged(card):
+        return ""
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            place = api.hf_hub_download(
+                repo_id, "README.md", repo_type=repo_type, revision=revision, local_dir=temporary
+            )
+        except (RemoteEntryNotFoundError, RevisionNotFoundError):
+            return ""
+        there = Path(place).read_text(encoding="utf-8")
+    if not is_unchanged(there):
+        return f"somebody wrote it there. To change it, write yours into {folder / 'README.md'}, or delete it there."
+    if EMPTY in card and EMPTY not in there and _same_weights(api, folder, repo_id, repo_type, revision):
+        return "it is that of the same weights, evaluated."
+    return ""
+
+
+def _same_weights(api: "HfApi", folder: Path, repo_id: str, repo_type: str, revision: str | None) -> bool:
+    """Whether every file of tensors of the folder is on the Hub."""
+    from huggingface_hub.hf_api import RepoFile
+
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.safetensors")}
+    entries = api.get_paths_info(repo_id, list(files), repo_type=repo_type, revision=revision)
+    there = {entry.path: entry.lfs.sha256 for entry in entries if isinstance(entry, RepoFile) and entry.lfs}
+    return all(there.get(name) == sha256_of(path) for name, path in files.items())
 
 
 def published_files(folder: Path, repo_type: str = "model") -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .files import output_folder, read_json
-from .hub import PUBLISHED
+from .files import is_unchanged, output_folder, read_json, signed
+from .hub import EMPTY, PUBLISHED
 from .results import markdown_table
 from .samplers import CONFIG_NAME, SAMPLER_FOLDER, STATE_NAME
 
@@ -38,6 +38,10 @@ $table
 $results
 """)
 
+_OTHER_SAMPLER = (
+    "\n> The sampler was replaced after this was written: what it says of samples is about the earlier one.\n"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +49,7 @@ def carry_card(source: Path | None, folder: str | Path, repo: str) -> None:
     """Card and results of the folder that a representation came from, to the folder that it was saved to.
 
     Results belong to weights: other weights get a short card, and none of them. A changed sampler gets a short card
-    beside them.
+    beside them; or, if somebody changed the card, that card, which says so at its top.
 
     Args:
         source (`Path`, *optional*): a folder with results, a local one or a snapshot from the Hub.
@@ -54,19 +58,25 @@ def carry_card(source: Path | None, folder: str | Path, repo: str) -> None:
     """
     folder = Path(folder)
     files: list[Path] = []
+    noted: ModelCard | None = None
     if source is not None and _same_file(source, folder, "model.safetensors"):
         files = [path for path in sorted(source.glob("results/*")) if _is_carried(path, source)]
         card = source / "README.md"
         if _is_carried(card, source):
             if _same_sampler(source / SAMPLER_FOLDER, folder / SAMPLER_FOLDER):
                 files.append(card)
-            else:
+            elif is_unchanged(card.read_text(encoding="utf-8")):
                 logger.warning(
                     "the sampler is another than that of %s: its card is replaced by a short one; hyperrep card "
                     "writes a full one in a folder.",
                     source,
                 )
+            else:
+                noted = ModelCard.load(card, ignore_metadata_errors=True)
+                noted.text = f"{_OTHER_SAMPLER}\n{noted.text}"
     with output_folder(folder, "representation", "add") as out:
+        if noted is not None:
+            out.write("README.md", noted.save)
         for path in files:
             out.write(path.relative_to(source).as_posix(), partial(shutil.copyfile, path))  # type: ignore[arg-type]
         if not (folder / "README.md").exists():
@@ -82,9 +92,9 @@ def _short_card(folder: Path, repo: str) -> str:
         title=title,
         repo=repo,
         table=markdown_table(["sampler", ""], [[name, str(value)] for name, value in sampler.items()]),
-        results="Results: `results/*.jsonl`." if has_results else "Not evaluated yet: run `hyperrep evaluate`.",
+        results="Results: `results/*.jsonl`." if has_results else f"{EMPTY}: run `hyperrep evaluate`.",
     )
-    return f"---\n{data.to_yaml()}\n---\n{text}"
+    return signed(f"---\n{data.to_yaml()}\n---\n{text}")
 
 
 def _same_file(source: Path, folder: Path, name: str) -> bool:

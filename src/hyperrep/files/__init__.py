@@ -2,7 +2,8 @@
 
 from .parquet import ParquetVectors, read_parquet
 from .reading import construct, parse_yaml, read_json, read_json_lines, read_tensors, read_yaml
-from .writing import OutputFolder, check_output, disk_explained, mode_of, output_folder
+from .signature import is_unchanged, signed
+from .writing import OutputFolder, check_output, disk_explained, mode_of, output_folder, sha256_of
 
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "check_output",
     "construct",
     "disk_explained",
+    "is_unchanged",
     "mode_of",
     "output_folder",
     "parse_yaml",
@@ -19,4 +21,6 @@ __all__ = [
     "read_parquet",
     "read_tensors",
     "read_yaml",
+    "sha256_of",
+    "signed",
 ]

@@ -152,7 +152,7 @@ class OutputFolder:
         path = self.path / name
         if path.is_symlink() or not path.is_file():
             return False
-        return name in self._working or (name in self._hashes and _hash(path) in self._hashes[name])
+        return name in self._working or (name in self._hashes and sha256_of(path) in self._hashes[name])
 
     def check_replaceable(self, *names: str) -> None:
         """Whether [`write`] would take these names; for a look before long work.
@@ -182,7 +182,7 @@ class OutputFolder:
         with written_atomically(target, self.path) as temporary:
             write(temporary)
             _give_usual_mode(temporary)
-            self._record({name: None if working else _hash(temporary)})
+            self._record({name: None if working else sha256_of(temporary)})
         return target
 
     def write_text(self, name: str, text: str) -> Path:
@@ -203,7 +203,7 @@ class OutputFolder:
         with disk_explained(self.path), self._stage() as temporary:
             stage = Path(temporary)
             yield stage
-            new = {name: _hash(stage / name) for name in _walk(stage)}
+            new = {name: sha256_of(stage / name) for name in _walk(stage)}
             _give_usual_mode(*(stage / name for name in new))
             targets = {name: self._replaceable(name) for name in new}
             if replace:
@@ -416,6 +416,6 @@ def _walk(folder: Path) -> Iterator[str]:
             yield Path(path, name).relative_to(folder).as_posix()
 
 
-def _hash(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

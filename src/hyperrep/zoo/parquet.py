@@ -5,7 +5,6 @@ A file's name holds a digest of its content: `datasets` knows what it has read b
 would give one zoo's rows for another's if all were called alike.
 """
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import ParquetVectors, read_parquet
+from ..files import ParquetVectors, read_parquet, sha256_of
 from .config import ZooConfig
 from .settings import SPLITS
 from .split import METRICS, UNKNOWN_SEED, ZooSplit
@@ -113,10 +112,8 @@ def write_splits(folder: Path, splits: dict[str, ZooSplit], config: ZooConfig) -
         names[split] = []
         for index, part in enumerate(files):
             write_split(path, part, config)
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
             number = f"-{index:05d}-of-{len(files):05d}" if len(files) > 1 else ""
-            names[split].append(f"data/{split}{number}-{digest[:16]}.parquet")
+            names[split].append(f"data/{split}{number}-{sha256_of(path)[:16]}.parquet")
             os.replace(path, folder / names[split][-1])
     return names
 
