@@ -72,11 +72,11 @@ def show(representation: str, method: str, target: float, count: int, seed: int)
     table = [[str(epoch), *(spread(curve[epoch]) for curve in curves)] for epoch in (0, 1)]
     distances = [entry["relative_distance"] or 0.0 for entry in networks.nearest or []]
     middle = float(torch.tensor(distances).median()) if distances else 0.0
-    scores = pipe.sampler.scores
+    scores, chosen = pipe.sampler.scores, pipe.sampler.chosen
     about = (
-        f"{count} networks by {method}, fitted to {len(scores[pipe.sampler.chosen])} of {len(scores)} training latents. "
-        f"Their latents lie {middle:.2f} times as far from the nearest training network's as those lie from one another: "
-        "near 0, they would be copies."
+        f"{count} networks by {method}, fitted to {len(scores[chosen])} of {len(scores)} training latents. "
+        f"Their latents lie {middle:.2f} times as far from the nearest training network's as those lie from one "
+        "another: near 0, they would be copies."
     )
     return Shown(networks, table, about, picture(networks, curves[0][0], distances))
 
