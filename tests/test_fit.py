@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
-from hyperrep import HyperRepPipeline
+from hyperrep import HyperRepPipeline, load_zoo
 from hyperrep.files import read_json
+from hyperrep.representation.batched import encode_rows
 
 
 def test_a_fitted_sampler_takes_the_place_of_the_one_that_was_there(hyperrep, representation, digits_zoo, tmp_path):
@@ -19,6 +20,10 @@ def test_a_fitted_sampler_takes_the_place_of_the_one_that_was_there(hyperrep, re
     assert (config["class_name"], config["top"], config["rank"]) == ("GaussianSampler", 0.5, 3)
     pipe = HyperRepPipeline.from_pretrained(folder)
     latents = pipe.sampler.latents
+    exact = encode_rows(pipe.model, load_zoo(digits_zoo)["train"].weights)
+    exact = exact[torch.cdist(latents, exact).argmin(1)]  # training has a filter of its own
+    assert 0 < (latents - exact).abs().max() <= 2**-12
+    assert (folder / "sampler" / "sampler.safetensors").stat().st_size < 3 * latents.numel() + 20_000
     assert torch.equal(latents, HyperRepPipeline.from_pretrained(representation).sampler.latents)
     assert len(pipe.sampler.models.unique()) == 14  # of 20 networks, 70 % to train on
     assert torch.equal(pipe.sampler.places, pipe.model.latent_places)

@@ -106,6 +106,19 @@ def test_a_saved_sampler_samples_the_same_and_holds_no_pickle(latents, tmp_path)
     assert_close(loaded.sample(7, generator()), sampler.sample(7, generator()), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("rounded", [True, False])
+def test_what_float16_holds_is_stored_so_and_nothing_else(latents, tmp_path, rounded):
+    sampler = KDESampler().fit(latents.half().float() if rounded else latents, torch.rand(ROWS))
+    sampler.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "sampler.safetensors")
+    assert stored["latents"].dtype == (torch.float16 if rounded else torch.float32)
+    assert stored["scores"].dtype == torch.float32
+    loaded = Sampler.from_pretrained(tmp_path)
+    for name, tensor in sampler.fitted().items():
+        assert loaded.fitted()[name].dtype == tensor.dtype
+        assert torch.equal(loaded.fitted()[name], tensor), name
+
+
 @settings_class
 class LineSampler(Sampler):
     """A sampler of somebody else's, in a file of its own: the mean and the first principal direction."""

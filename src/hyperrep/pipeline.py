@@ -18,7 +18,7 @@ from .images import ImageSplit, load_images
 from .networks import network_from, processor_from
 from .publishing import carry_card
 from .representation import HyperRepModel
-from .representation.batched import decode_rows, encode_rows
+from .representation.batched import decode_rows, encode_anchors
 from .representation.filter import Filter
 from .representation.loading import load_representation
 from .samplers import SAMPLER_FOLDER, AnchoredSampler, KDESampler, Sampler, fit_to_known
@@ -291,7 +291,7 @@ def fit_sampler(
     if zoo.config.layout != model.config.layout:
         raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {folder}.")
     rows = Filter.of(model, zoo).rows(zoo, "train")
-    latents = encode_rows(model, rows.weights)
+    latents = encode_anchors(model, rows.weights)
     sampler = sampler or KDESampler()
     scores = rows.column(sampler.settings().get("score", "validation_accuracy"))
     sampler = fit_to_known(sampler, latents, scores, model.latent_places, rows.model_id)

@@ -16,7 +16,7 @@ from ..images import ImageData
 from ..pipeline import HyperRepPipeline, check_width
 from ..population import Engine, Evaluation, Recipe
 from ..representation import HyperRepModel
-from ..representation.batched import encode_rows
+from ..representation.batched import encode_anchors
 from ..representation.filter import Filter
 from ..results import fingerprint, machine_name, versions
 from ..samplers import Sampler
@@ -103,7 +103,7 @@ class Bench:
         Raises:
             UserError: if some are not finite.
         """
-        latents = encode_rows(self.model, self.training.weights)
+        latents = encode_anchors(self.model, self.training.weights)
         if not torch.isfinite(latents).all():
             raise UserError("the representation encodes checkpoints to NaN or infinite latents; train it again.")
         return latents

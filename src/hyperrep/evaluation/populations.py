@@ -167,11 +167,12 @@ def _population(
 
 
 def _same(sampler: Sampler, stored: Sampler) -> bool:
-    """Whether two samplers draw the same; latents may differ as far as they do from one machine to another."""
+    """Whether two samplers draw the same; latents may differ as far as they do, once rounded, from one machine to
+    another."""
     if type(sampler) is not type(stored) or sampler.settings() != stored.settings():
         return False
     state, other = sampler.drawn_from(), stored.drawn_from()
     return all(
-        state[name].shape == other[name].shape and torch.allclose(state[name], other[name], rtol=0.0, atol=1e-4)
+        state[name].shape == other[name].shape and torch.allclose(state[name], other[name], rtol=0.0, atol=1e-3)
         for name in state
     )
