@@ -43,9 +43,20 @@ def test_another_folder_gets_model_and_sampler_and_the_first_stays(hyperrep, rep
     assert "exists" in err
 
 
+def test_latents_of_some_epochs_alone(hyperrep, representation, digits_zoo, tmp_path):
+    *_, last = load_zoo(digits_zoo)["train"].epoch.unique().tolist()
+    assert hyperrep(f"fit {representation} --zoo {digits_zoo} --epochs {last} --output few")[0] == 0
+    few = HyperRepPipeline.from_pretrained(tmp_path / "few").sampler
+    every = HyperRepPipeline.from_pretrained(representation).sampler
+    assert len(few.latents) == len(few.models.unique()) == 14 < len(every.latents)
+    assert torch.cdist(few.latents, every.latents).amin(1).max() < 1e-3
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("fit {model} --zoo {zoo} --epochs 3-1 --output new", "epochs '3-1' are not a list such as"),
+        ("fit {model} --zoo {zoo} --epochs 999 --output new", "epochs [999] are not in the zoo"),
         ("fit org/model --zoo org/zoo", "is no folder here: say where the sampler goes with output"),
         ("fit {model} --zoo {zoo} --method kd", "did you mean 'kde'"),
         ("fit {model} --zoo {zoo} --method flow --set stps=3", "no setting stps; it has"),

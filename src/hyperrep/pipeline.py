@@ -3,7 +3,8 @@
 import difflib
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -267,6 +268,7 @@ def fit_sampler(
     zoo: Zoo | str | Path,
     sampler: Sampler | None = None,
     output: str | Path | None = None,
+    epochs: Sequence[int] | None = None,
 ) -> Sampler:
     """Fit a sampler to the latents of the networks that a representation learned from, and save it with it.
 
@@ -275,6 +277,8 @@ def fit_sampler(
         zoo ([`~hyperrep.zoo.Zoo`] or `str`): the one it was trained on: loaded, or a folder or Hub id.
         sampler ([`Sampler`], *optional*): independent KDE over the best 30 % by default.
         output (`str` or `Path`, *optional*): a new folder for model and sampler; the representation stays as it is.
+        epochs (`list[int]`, *optional*): of the zoo, to take latents of; by default those the representation learned
+            from. Fewer make a smaller file.
 
     Raises:
         UserError: if it is no representation, the zoo's networks have another layout or lack the scores that the
@@ -290,7 +294,8 @@ def fit_sampler(
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
     if zoo.config.layout != model.config.layout:
         raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {folder}.")
-    rows = Filter.of(model, zoo).rows(zoo, "train")
+    seen = Filter.of(model, zoo)
+    rows = (seen if epochs is None else replace(seen, epochs=list(epochs))).rows(zoo, "train")
     latents = encode_anchors(model, rows.weights)
     sampler = sampler or KDESampler()
     scores = rows.column(sampler.settings().get("score", "validation_accuracy"))

@@ -141,15 +141,20 @@ def fit(
     variant: Annotated[str | None, typer.Option(help=VARIANT_HELP)] = None,
     top: Top = None,
     settings: Settings = None,
+    epochs: Annotated[
+        str | None, typer.Option(help="Of the zoo, such as 23-25. Default: those the representation learned from.")
+    ] = None,
 ) -> None:
     """Fit another sampler to the latents of a representation's zoo; it takes the place of the one that is there."""
     from hyperrep.pipeline import fit_sampler
     from hyperrep.samplers import new_sampler
+    from hyperrep.zoo.settings import parse_epochs
 
     hide_small_bars()
     given = {name: value for name, value in (("variant", variant), ("top", top)) if value is not None}
     sampler = new_sampler(method, **given | _settings(settings))
-    print_text(f"{output or representation}: {fit_sampler(representation, zoo, sampler, output)}")
+    chosen = None if epochs is None else parse_epochs(epochs)
+    print_text(f"{output or representation}: {fit_sampler(representation, zoo, sampler, output, chosen)}")
 
 
 def _settings(entries: list[str] | None) -> dict[str, Any]:
