@@ -137,15 +137,15 @@ def draw_populations(bench: Bench, draws: Sequence[Draw], num_models: int, seed:
         made: dict[str, Any] = {"space": draw.space}
         if draw.space == "latents" and bench.sampler is not None and _same(sampler, bench.sampler):
             made["stored_sampler"] = recognised = True
-        yield _population(bench, draw.method, draw.variant, draw.space, sampler, num_models, seed, made)
+        yield population_of(bench, draw.method, draw.variant, draw.space, sampler, num_models, seed, made)
     if bench.sampler is not None and not recognised:
         made = {"space": "latents", "stored_sampler": True}
         made["sampler_sha256"] = fingerprint(bench.sampler.fitted())  # it may be anybody's
         name = variant_of(bench.sampler) or bench.sampler.method
-        yield _population(bench, STORED, name, "latents", bench.sampler, num_models, seed, made)
+        yield population_of(bench, STORED, name, "latents", bench.sampler, num_models, seed, made)
 
 
-def _population(
+def population_of(
     bench: Bench,
     method: str,
     variant: str,
@@ -155,6 +155,14 @@ def _population(
     seed: int,
     made: dict[str, Any],
 ) -> Population:
+    """Networks drawn by a fitted sampler, over `latents` by the pipeline or over `weights`.
+
+    Args:
+        made (`dict`): what its rows say beside the sampler's settings.
+
+    Raises:
+        UserError: if decoded networks are not finite.
+    """
     generator = torch.Generator().manual_seed(seed)
     made = {"sampling": {"method": sampler.method, **sampler.settings()}} | made
     if space == "weights":
