@@ -20,7 +20,7 @@ from hyperrep.zoo import get_protocol
 
 
 HERE = Path(__file__).parent
-REPRESENTATIONS = ("../model_cards/hyperrep-digits",)  # beside the app in a clone; a Hub id does as well
+REPRESENTATIONS = ("../model_cards/hyperrep-digits", "../model_cards/hyperrep-mnist")  # beside the app; or Hub ids
 MOST_NETWORKS = 100
 FIRST_ORDER_SEED = 2_000_000  # image orders that neither a zoo nor an evaluation uses
 

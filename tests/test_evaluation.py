@@ -1,6 +1,6 @@
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,7 +314,7 @@ def test_a_damaged_result_file_is_named_with_its_line(tmp_path, line, message):
 def test_the_projects_own_results_can_be_read(path):
     rows = read_results(path)
     assert rows
-    assert [asdict(row) | {"settings": {}} for row in rows] == [
+    assert [row.to_dict() | {"settings": {}} for row in rows] == [
         json.loads(line) | {"settings": {}} for line in path.read_text().splitlines()
     ]
 

@@ -73,6 +73,8 @@ class ResultRow:
         zoo (`str`), revision (`str`, *optional*): the zoo, and the representation's commit on the Hub.
         machine (`str`), seconds (`float`): where, and how long the population took.
         settings (`dict`): everything else that made the number; empty in files of hyperrep 0.1.0.
+        quartiles (`list[float]`, *optional*): least, lower quartile, median, upper quartile and greatest; where there
+            is one number a network, and not in files of hyperrep 0.1.0.
 
     Raises:
         UserError: if a number is not finite.
@@ -94,9 +96,11 @@ class ResultRow:
     machine: str
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    quartiles: list[float] | None = None
 
     def __post_init__(self):
         numbers = {"mean": self.mean, "std": self.std, "seconds": self.seconds}
+        numbers |= {f"quartile {i}": value for i, value in enumerate(self.quartiles or ())}
         for name, value in numbers.items():
             if not math.isfinite(value):
                 raise UserError(f"{self.what} of {self.method}, epoch {self.epoch}: {name} is {value}, no number.")
@@ -104,12 +108,20 @@ class ResultRow:
             raise UserError(
                 f"{self.what} of {self.method} has n {self.n}, epoch {self.epoch}, std {self.std}; one is too low."
             )
+        if self.quartiles is not None and (len(self.quartiles) != 5 or sorted(self.quartiles) != self.quartiles):
+            raise UserError(f"{self.what} of {self.method}, epoch {self.epoch}: quartiles {self.quartiles} are none.")
 
     @classmethod
     def of(cls, values: Tensor, **fields) -> "ResultRow":
         """A row from one value a model (models,)."""
         values = values.double()
+        if len(values) > 1:
+            fields["quartiles"] = values.quantile(torch.linspace(0, 1, 5, dtype=values.dtype)).tolist()
         return cls(n=len(values), mean=values.mean().item(), std=values.std(correction=0).item(), **fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a line of a file says."""
+        return {name: value for name, value in asdict(self).items() if name != "quartiles" or value is not None}
 
 
 def write_results(output: OutputFolder, name: str, rows: Iterable[ResultRow]) -> Path:
@@ -120,7 +132,7 @@ def write_results(output: OutputFolder, name: str, rows: Iterable[ResultRow]) ->
         name (`str`): of the file, relative to the folder.
         rows (`list[ResultRow]`)
     """
-    return output.write_text(name, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    return output.write_text(name, "".join(json.dumps(row.to_dict()) + "\n" for row in rows))
 
 
 def read_results(path: str | Path) -> list[ResultRow]:

@@ -13,17 +13,50 @@ LINES = ("-", "--", ":", "-.")  # of a method's variants
 
 
 def plot_curves(path: Path, rows: Sequence[ResultRow], what: str, quantity: Quantity) -> None:
-    """A quantity over epochs of training, as a PNG of its own."""
+    """A quantity over epochs of training, as a PNG of its own; beside it, where rows know of single networks, a box
+    for each population before any training."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8.4, 4.2), layout="constrained")
-    draw_curves(axes, rows, what, quantity)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)  # no place among the curves is always free
+    boxes = [row for row in rows if row.what == what and row.epoch == 0 and row.quartiles]
+    curves = any(row.what == what and row.epoch for row in rows)
+    if boxes and curves:
+        figure, (left, axes) = plt.subplots(1, 2, figsize=(14, max(4.2, 0.24 * len(boxes))), layout="constrained")
+        draw_boxes(left, boxes, quantity)
+    else:
+        figure, axes = plt.subplots(figsize=(8.4, max(4.2, 0.24 * len(boxes))), layout="constrained")
+    if boxes and not curves:
+        draw_boxes(axes, boxes, quantity)
+    else:
+        draw_curves(axes, rows, what, quantity)
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)  # no place among curves is always free
     figure.savefig(path, dpi=150, format="png")  # whatever the temporary file is called
     plt.close(figure)
+
+
+def draw_boxes(axes, rows: Sequence[ResultRow], quantity: Quantity) -> None:
+    """A box a population, the best median at the top: quartiles, and whiskers to the least and the greatest.
+
+    Args:
+        axes (`matplotlib.axes.Axes`)
+        rows (`list[ResultRow]`): of one quantity and epoch, with quartiles.
+        quantity ([`Quantity`])
+    """
+    scale, boxes = 100 if quantity.in_per_cent else 1, []
+    for row in sorted(rows, key=lambda row: (row.quartiles or [0.0] * 5)[2]):
+        names = ("whislo", "q1", "med", "q3", "whishi")
+        label = f"{row.method} {row.variant} (n {row.n:,})".replace("  ", " ")
+        boxes.append(dict(zip(names, (scale * value for value in row.quartiles or ()))) | {"label": label})
+    axes.bxp(boxes, orientation="horizontal", showfliers=False, medianprops={"color": "C3"})
+    axes.set(
+        xlabel=rows[0].what.replace("_", " ") + (", %" if quantity.in_per_cent else ""),
+        title=f"{rows[0].experiment} on {rows[0].target}: before training",
+        xlim=(0, 100) if quantity.in_per_cent else None,
+    )
+    axes.tick_params(axis="y", labelsize=8)
+    axes.grid(alpha=0.3, axis="x")
 
 
 def draw_curves(

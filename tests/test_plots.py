@@ -1,0 +1,58 @@
+"""Boxes and curves show what the rows say."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hyperrep.errors import UserError
+from hyperrep.evaluation.plots import draw_boxes, plot_curves
+from hyperrep.files import output_folder
+from hyperrep.results import QUANTITIES, ResultRow, read_results, write_results
+
+
+FIELDS = {"experiment": "finetune", "what": "test_accuracy", "source": "model", "target": "digits", "seed": 0}
+FIELDS |= {"zoo": "zoo", "revision": None, "machine": "a machine", "seconds": 1.0, "settings": {"sampling": {}}}
+
+
+def rows() -> list[ResultRow]:
+    values = {"S_KDE30": [0.9, 0.5, 0.7, 0.6, 0.8], "S_U": [0.1, 0.2, 0.4, 0.1, 0.3]}
+    return [
+        ResultRow.of(torch.tensor(accuracy) + epoch / 20, method=method, variant="", epoch=epoch, **FIELDS)
+        for method, accuracy in values.items()
+        for epoch in (0, 1)
+    ]
+
+
+def test_quartiles_are_kept_in_files(tmp_path):
+    made = [*rows(), ResultRow.of(torch.tensor([0.5]), method="S_KDE30", variant="", epoch=0, **FIELDS)]
+    with output_folder(tmp_path / "model", "representation", "new") as output:
+        path = write_results(output, "results/finetune.jsonl", made)
+    assert read_results(path) == made
+    assert made[0].quartiles == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+    assert made[-1].quartiles is None
+    assert "quartiles" not in path.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("quartiles", [[0.1, 0.2], [0.5, 0.4, 0.6, 0.7, 0.8], [0.1, 0.2, 0.3, 0.4, float("nan")]])
+def test_what_are_no_quartiles(quartiles):
+    with pytest.raises(UserError, match="quartile"):
+        replace(rows()[0], quartiles=quartiles)
+
+
+def test_a_box_is_a_population_and_the_best_is_at_the_top():
+    axes = Figure().subplots()
+    draw_boxes(axes, [row for row in rows() if row.epoch == 0], QUANTITIES["test_accuracy"])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["S_U (n 5)", "S_KDE30 (n 5)"]
+    found = sorted({round(float(x)) for line in axes.lines for x in line.get_xdata()})
+    assert found == [10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+@pytest.mark.parametrize(("epochs", "panels"), [((0, 1), 2), ((0,), 1), ((1,), 1)])
+def test_boxes_stand_beside_curves_where_there_are_both(tmp_path, epochs, panels):
+    shown = [row for row in rows() if row.epoch in epochs]
+    plot_curves(tmp_path / "plot.png", shown, "test_accuracy", QUANTITIES["test_accuracy"])
+    width = Image.open(tmp_path / "plot.png").width
+    assert (width > 1500) == (panels == 2)
