@@ -1,5 +1,6 @@
 """Does one get the accuracy that one asks for?"""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
@@ -16,6 +17,9 @@ from ..bench import Bench
 from ..experiment import Experiment, Measured, measured, setting
 from ..populations import population_of
 from ..progress import Progress
+
+
+logger = logging.getLogger(__name__)
 
 
 @settings_class
@@ -78,6 +82,9 @@ class Targeted(Experiment):
             got += outcome.values["test_accuracy"]["0"]
             seconds += outcome.seconds
             yield from outcome.rows(method=population.method, variant=population.variant, **fields)
+        if len(set(got)) < 2:
+            logger.warning("all networks have the same accuracy: there is no rank correlation.")
+            return
         agreement = spearmanr([quantile for quantile in asked for _ in range(self.num_models)], got).statistic
         fields |= {"method": "S_Flow", "variant": "all quantiles", "epoch": 0, "seconds": seconds}
         fields["settings"] = settings | {"quantiles": asked, "guidance": self.guidance}
