@@ -9,6 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Processes:
     """The same command `count` times, as the ranks of one run.
 
@@ -28,9 +35,7 @@ class Processes:
     ):
         shared = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | dict(environment or {})
         if count > 1:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+            shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
             shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
         self.processes = [
             subprocess.Popen(

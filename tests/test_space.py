@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -12,6 +11,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
+from launch import free_port
 
 from hyperrep import KDESampler
 from hyperrep.errors import UserError
@@ -77,12 +77,6 @@ def test_the_page_is_made_and_its_button_works(app):
         assert "model-00003/model.safetensors" in names
     finally:
         sys.modules.pop("app", None)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .errors import UserError
 from .evaluation import experiment_class, experiment_names
-from .files import output_folder, read_json, signed
+from .files import output_folder, read_json, signed_card
 from .files.writing import written_atomically
 from .hub import EMPTY
 from .publishing import TAGS
@@ -147,7 +147,7 @@ def _card(folder: Path, repo: str) -> str:
         results=_results(results, folder),
         sampler=" ".join(str(sampler[key]) for key in ("method", "variant") if sampler.get(key)) or "none",
     )
-    return signed(f"---\n{data.to_yaml()}\n---\n{text}")
+    return signed_card(data, text)
 
 
 def _read_config(folder: Path) -> HyperRepConfig:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from .errors import UserError
-from .files import mode_of, output_folder, signed
+from .files import mode_of, output_folder, signed_card
 from .hub import PushSettings, push_folder
 from .images import ImageSplit
 from .networks import has_layout, network_from
@@ -220,4 +220,4 @@ class WeightGenerationOutput:
         place = '"model-00000"' if index is None else '"."'
         table = markdown_table(["made with", ""], [[name, str(value)] for name, value in made_by.items()])
         text = _CARD.substitute(title=title, what=what, place=place, table=table)
-        return signed(f"---\n{data.to_yaml()}\n---\n{text}")
+        return signed_card(data, text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .files import is_unchanged, output_folder, read_json, signed
+from .files import is_unchanged, output_folder, read_json, signed_card
 from .hub import EMPTY, PUBLISHED
 from .results import markdown_table
 from .samplers import CONFIG_NAME, SAMPLER_FOLDER, STATE_NAME
@@ -94,7 +94,7 @@ def _short_card(folder: Path, repo: str) -> str:
         table=markdown_table(["sampler", ""], [[name, str(value)] for name, value in sampler.items()]),
         results="Results: `results/*.jsonl`." if has_results else f"{EMPTY}: run `hyperrep evaluate`.",
     )
-    return signed(f"---\n{data.to_yaml()}\n---\n{text}")
+    return signed_card(data, text)
 
 
 def _same_file(source: Path, folder: Path, name: str) -> bool:

@@ -21,16 +21,14 @@ def plot_curves(path: Path, rows: Sequence[ResultRow], what: str, quantity: Quan
     from matplotlib import pyplot as plt
 
     boxes = [row for row in rows if row.what == what and row.epoch == 0 and row.quartiles]
-    curves = any(row.what == what and row.epoch for row in rows)
-    if boxes and curves:
-        figure, (left, axes) = plt.subplots(1, 2, figsize=(14, max(4.2, 0.24 * len(boxes))), layout="constrained")
-        draw_boxes(left, boxes, quantity)
-    else:
-        figure, axes = plt.subplots(figsize=(8.4, max(4.2, 0.24 * len(boxes))), layout="constrained")
-    if boxes and not curves:
-        draw_boxes(axes, boxes, quantity)
-    else:
-        draw_curves(axes, rows, what, quantity)
+    curves = not boxes or any(row.what == what and row.epoch for row in rows)
+    panels = bool(boxes) + curves
+    size = (8.4 if panels == 1 else 14, max(4.2, 0.24 * len(boxes)))
+    figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
+    if boxes:
+        draw_boxes(axes[0, 0], boxes, quantity)
+    if curves:
+        draw_curves(axes[0, -1], rows, what, quantity)
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)  # no place among curves is always free
     figure.savefig(path, dpi=150, format="png")  # whatever the temporary file is called
     plt.close(figure)

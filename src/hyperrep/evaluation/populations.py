@@ -134,12 +134,12 @@ def draw_populations(bench: Bench, draws: Sequence[Draw], num_models: int, seed:
     places = {"latents": bench.model.latent_places, "weights": processor.places}
     for draw in draws:
         sampler = fit_to_known(draw.sampler, points[draw.space], scores, places[draw.space], bench.training.model_id)
-        made: dict[str, Any] = {"space": draw.space}
+        made: dict[str, Any] = {}
         if draw.space == "latents" and bench.sampler is not None and _same(sampler, bench.sampler):
             made["stored_sampler"] = recognised = True
         yield population_of(bench, draw.method, draw.variant, draw.space, sampler, num_models, seed, made)
     if bench.sampler is not None and not recognised:
-        made = {"space": "latents", "stored_sampler": True}
+        made = {"stored_sampler": True}
         made["sampler_sha256"] = fingerprint(bench.sampler.fitted())  # it may be anybody's
         name = variant_of(bench.sampler) or bench.sampler.method
         yield population_of(bench, STORED, name, "latents", bench.sampler, num_models, seed, made)
@@ -164,7 +164,7 @@ def population_of(
         UserError: if decoded networks are not finite.
     """
     generator = torch.Generator().manual_seed(seed)
-    made = {"sampling": {"method": sampler.method, **sampler.settings()}} | made
+    made = {"sampling": {"method": sampler.method, **sampler.settings()}, "space": space} | made
     if space == "weights":
         return Population(method, variant, sampler.sample(num_models, generator), made)
     try:

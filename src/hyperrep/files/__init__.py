@@ -2,7 +2,7 @@
 
 from .parquet import ParquetVectors, read_parquet
 from .reading import construct, parse_yaml, read_json, read_json_lines, read_tensors, read_yaml
-from .signature import is_unchanged, signed
+from .signature import is_unchanged, signed, signed_card
 from .writing import OutputFolder, check_output, disk_explained, mode_of, output_folder, sha256_of
 
 
@@ -23,4 +23,5 @@ __all__ = [
     "read_yaml",
     "sha256_of",
     "signed",
+    "signed_card",
 ]

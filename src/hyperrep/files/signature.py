@@ -2,6 +2,11 @@
 
 import hashlib
 import re
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import CardData
 
 
 _LINE = re.compile(
@@ -13,6 +18,11 @@ def signed(text: str) -> str:
     """The text with its signature at the end, in a comment that is not shown."""
     text = text.rstrip() + "\n"
     return f"{text}\n<!-- Written by hyperrep, and not changed since if its SHA-256 is {_digest(text)} -->\n"
+
+
+def signed_card(data: "CardData", text: str) -> str:
+    """A card that we write: its metadata, and the text with its signature."""
+    return signed(f"---\n{data.to_yaml()}\n---\n{text}")
 
 
 def is_unchanged(text: str) -> bool:

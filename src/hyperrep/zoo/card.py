@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..files import signed
+from ..files import signed_card
 from ..networks.describe import describe, plain
 from .config import OPTIONAL, ZooConfig, listed
 from .protocol import NETWORK_FACTORS
@@ -135,7 +135,7 @@ def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], rep
         split_sizes=", ".join(f"{name} {len(rows):,} checkpoints" for name, rows in splits.items()),
     )
     path = folder / "README.md"
-    DatasetCard(signed(f"---\n{data.to_yaml()}\n---\n{text}")).save(path)
+    DatasetCard(signed_card(data, text)).save(path)
     return path
 
 

@@ -66,7 +66,7 @@ class Targeted(Experiment):
                 replace(flow, quantile=quantile).restored(flow.fitted()),
                 self.num_models,
                 self.seed + i,
-                {"space": "latents"},
+                {"sampling_seed": self.seed + i},
             )
             for i, quantile in enumerate(asked)
         ]
@@ -77,7 +77,7 @@ class Targeted(Experiment):
 
         got: list[float] = []
         seconds = 0.0
-        settings = fields["settings"] | {"num_models": self.num_models, "sampling_seed": self.seed}
+        settings = fields["settings"] | {"num_models": self.num_models}
         for population, outcome in measured(drawn, settings, measure, 1, progress, desc="testing"):
             got += outcome.values["test_accuracy"]["0"]
             seconds += outcome.seconds
