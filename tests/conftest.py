@@ -7,7 +7,7 @@ import pytest
 from training_runs import QUICK
 
 import hyperrep_cli  # before torch: it lets waiting threads sleep, which a busy machine needs
-from hyperrep.images import load_images
+from hyperrep.images import ImageData, load_images
 from hyperrep.pipeline import fit_sampler
 from hyperrep.population import choose_engine
 from hyperrep.training import TrainingConfig, train
@@ -45,6 +45,34 @@ def representation(tmp_path_factory, digits_zoo) -> Path:
     train(TrainingConfig.from_yaml("digits", QUICK), digits_zoo, folder)
     fit_sampler(folder, digits_zoo)
     return folder
+
+
+@pytest.fixture(scope="session")
+def images() -> ImageData:
+    """Those of the small zoo."""
+    from small_zoo import digits
+
+    return digits(get_protocol("digits"))
+
+
+@pytest.fixture(scope="session")
+def folder(images, tmp_path_factory) -> Path:
+    """Of the small zoo; nobody changes it."""
+    from small_zoo import settings
+
+    from hyperrep.population.loop import LoopEngine
+
+    return build_zoo(settings(), images, LoopEngine(), tmp_path_factory.mktemp("zoos") / "small")
+
+
+@pytest.fixture
+def contained(monkeypatch, tmp_path) -> None:
+    """What is read of data sets is kept in the test's own folder, without bars."""
+    import datasets
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
 
 
 @pytest.fixture

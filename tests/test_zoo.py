@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCard
 from small_zoo import EPOCHS, MODELS, digits, settings
 
 from hyperrep.errors import UserError
-from hyperrep.images import PREPROCESSING, ImageData, load_images
+from hyperrep.images import PREPROCESSING, load_images
 from hyperrep.networks import SmallCNNForImageClassification, SmallCNNImageProcessor, initial_weights
 from hyperrep.population.loop import LoopEngine
 from hyperrep.weights import WeightLayout
@@ -26,21 +26,7 @@ from hyperrep.zoo.settings import SPLITS, parse_epochs, split_models
 from hyperrep.zoo.split import METRICS
 
 
-@pytest.fixture(autouse=True)
-def quiet_and_contained(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
-    datasets.disable_progress_bars()
-
-
-@pytest.fixture(scope="module")
-def images() -> ImageData:
-    return digits(get_protocol("digits"))
-
-
-@pytest.fixture(scope="module")
-def folder(images, tmp_path_factory) -> Path:
-    return build_zoo(settings(), images, LoopEngine(), tmp_path_factory.mktemp("zoos") / "small")
+pytestmark = pytest.mark.usefixtures("contained")
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,7 @@ from hyperrep.zoo.split import METRICS
 MODELS, EPOCHS = 12, [3, 9]
 
 
-@pytest.fixture(autouse=True)
-def quiet_and_contained(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    datasets.disable_progress_bars()
+pytestmark = pytest.mark.usefixtures("contained")
 
 
 def network(seed: int) -> nn.Module:

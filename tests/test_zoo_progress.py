@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_zoo import MAX_IMAGES, Interrupting, contents, digits, settings
+from small_zoo import MAX_IMAGES, Interrupting, contents, settings
 
 from hyperrep.images import ImageData
 from hyperrep.population import Engine, Recipe
@@ -26,11 +26,6 @@ from hyperrep.zoo.shards import plan_shards, progress_of, train_shard
 
 
 EPOCHS = 4
-
-
-@pytest.fixture(scope="module")
-def images() -> ImageData:
-    return digits(get_protocol("digits"))
 
 
 @pytest.fixture(autouse=True)
@@ -121,11 +116,6 @@ def test_a_full_disk_costs_the_progress_only(images, monkeypatch, tmp_path, capl
 
 
 # ------------------------------------------------------------------------------------------------------ whole builds
-
-
-@pytest.fixture(scope="module")
-def folder(images, tmp_path_factory) -> Path:
-    return build_zoo(settings(), images, LoopEngine(), tmp_path_factory.mktemp("zoos") / "small")
 
 
 def interrupted(images: ImageData, output: Path) -> Path:

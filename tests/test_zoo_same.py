@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_zoo import Interrupting, digits, settings
+from small_zoo import Interrupting, settings
 
 from hyperrep.errors import UserError
 from hyperrep.images import ImageData
@@ -18,11 +18,6 @@ from hyperrep.zoo import shards as zoo_shards
 from hyperrep.zoo.build import _fingerprint, _fingerprint_of
 from hyperrep.zoo.dataset import load_config
 from hyperrep.zoo.shards import plan_shards, read_shards, train_shard
-
-
-@pytest.fixture(scope="module")
-def images() -> ImageData:
-    return digits(get_protocol("digits"))
 
 
 # ------------------------------------------------------------------------------------------------- how a zoo is cut
