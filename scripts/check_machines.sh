@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 failed=()
 for machine in "${machines[@]}"; do
   echo "== $machine"
-  env "$machine" "$pytest" -m "not slow" "$@" || failed+=("$machine")
+  env "$machine" "$pytest" -m "not slow" -n 2 --dist loadfile "$@" || failed+=("$machine")
 done
 if ((${#failed[@]})); then
   printf 'failed with %s\n' "${failed[@]}"
