@@ -1,7 +1,9 @@
 """Every kind of sampler: what it draws, that its state is all it needs, and what it is asked for."""
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -220,10 +222,21 @@ def test_a_flow_learns_what_neurons_have_in_common_and_draws_what_is_asked_for()
     assert refit(sampler, quantile=0.9, guidance=2.0).sample(50, generator()).mean() > 0.8
 
 
-def test_a_flow_starts_from_standard_noise_and_zero_velocity():
+def test_a_flow_starts_from_what_carries_standard_noise_to_itself():
     network = VelocityNetwork(NEURONS, NUMBERS, 16, 2)
-    points = torch.randn(3, NEURONS, NUMBERS)
-    assert torch.equal(network(points, torch.rand(3), torch.rand(3)), torch.zeros_like(points))
+    noise, targets = torch.randn(2, 4000, NEURONS, NUMBERS, generator=generator())
+    times = torch.rand(4000, generator=generator(1))
+    with torch.no_grad():
+        error = network(noise.lerp(targets, times[:, None, None]), times, times) - (targets - noise)
+    assert error.square().mean() == pytest.approx(math.pi / 2, rel=0.01)  # none is smaller between such Gaussians
+    latents = torch.rand(ROWS, NEURONS * NUMBERS, generator=generator(2))
+    flow = new_sampler("flow", **QUICK["flow"]).fit(latents, torch.rand(ROWS), places())
+    state = flow.fitted()
+    untrained = VelocityNetwork(NEURONS, NUMBERS, flow.hidden_size, flow.num_layers).state_dict()
+    for temperature in (1.0, 0.5):
+        samples = replace(flow, temperature=temperature).restored(state | untrained).sample(9, generator(3))
+        expected = temperature * torch.randn(9, NEURONS * NUMBERS, generator=generator(3))
+        assert_close((samples - state["mean"]) / state["deviation"], expected, atol=0.01, rtol=0)
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     expected = velocity_shapes(16, 2)
     assert shapes.keys() == expected.keys()

@@ -41,7 +41,10 @@ class KDESampler(AnchoredSampler):
 
     method: ClassVar[str] = "kde"
     spaces: ClassVar[tuple[str, ...]] = ("weights", "latents")
-    variants: ClassVar[tuple[Mapping[str, Any], ...]] = tuple({"variant": name} for name in KDE_VARIANTS)
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        *({"variant": name} for name in KDE_VARIANTS),
+        {"variant": "independent", "top": None},
+    )
     state_shapes: ClassVar[Shapes] = {**AnchoredSampler.state_shapes, "bandwidth": (1,)}
 
     variant: str = "independent"

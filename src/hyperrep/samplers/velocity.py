@@ -61,13 +61,18 @@ class VelocityNetwork(nn.Module):
 
     def forward(self, points: Tensor, times: Tensor, quantiles: Tensor) -> Tensor:
         """Velocities at points (batch, num_tokens, token_size), at times (batch,) from 0 (noise) to 1 (latents), for
-        quantiles (batch,) from 0 to 1, or [`NULL`]."""
+        quantiles (batch,) from 0 to 1, or [`NULL`].
+
+        The network adds to what is known before any training: the velocity between two standard Gaussians, which the
+        noise is and standardised latents would be if their dimensions were independent.
+        """
         asked = self.of_quantile(_waves(quantiles)).where((quantiles != NULL)[:, None], self.unasked)
         condition = self.of_time(_waves(times)) + asked
         states = self.inputs(points) + self.positions
         for block in self.blocks:
             states = block(states, condition)
-        return self.outputs(_modulated(states, *self.last(nn.functional.silu(condition))[:, None].chunk(2, dim=-1)))
+        learned = self.outputs(_modulated(states, *self.last(nn.functional.silu(condition))[:, None].chunk(2, dim=-1)))
+        return learned + ((2 * times - 1) / (times**2 + (1 - times) ** 2))[:, None, None] * points
 
 
 def velocity_shapes(size: int, num_layers: int) -> dict[str, tuple[int | None, ...]]:

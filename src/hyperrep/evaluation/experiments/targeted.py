@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from scipy.stats import spearmanr
@@ -11,13 +11,17 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...results import Quantity, ResultRow
-from ...samplers import fit_to_known, settings_class
-from ...samplers.flow import FlowSampler
+from ...samplers import KDESampler, Sampler, fit_to_known, settings_class
+from ...samplers.flow import FlowSampler, quantiles_of
 from ..bench import Bench
 from ..experiment import Experiment, Measured, measured, setting
-from ..populations import population_of
+from ..novelty import similarities
+from ..populations import Population, population_of
 from ..progress import Progress
 
+
+AROUND = 0.05  # of the training networks' accuracies, on each side of the one asked for
+RIVALS = ("joint", "independent")  # kernel densities
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,10 @@ logger = logging.getLogger(__name__)
 class Targeted(Experiment):
     """The flow, fitted to all training networks and asked for quantiles of their accuracy: the tests of what it gives,
     before any training, and how the ranks of what was asked and what was got agree over all networks (Spearman).
+
+    Beside it stand kernel densities over the training networks around each quantile, a twentieth of them on each side,
+    and how similar each network is to the nearest training network and to its nearest sibling: who copies gets what is
+    asked for.
     """
 
     name: ClassVar[str] = "targeted"
@@ -36,7 +44,8 @@ class Targeted(Experiment):
 
     num_models: int = setting(20, "Networks for each quantile.")
     quantiles: int = setting(9, "How many, evenly spaced between 0 and 1.")
-    guidance: float | int = setting(1.0, "Of the flow.")
+    guidance: float | int = setting(3.0, "Of the flow: how far it goes towards what is asked for.")
+    temperature: float | int = setting(0.3, "Of the flow's noise: the less, the more alike networks are.")
     steps: int = setting(600, "Of the flow's training, at most.")
     seed: int = setting(0, "Of sampling.")
 
@@ -46,48 +55,66 @@ class Targeted(Experiment):
                 raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
 
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:
+        asked = [(i + 1) / (self.quantiles + 1) for i in range(self.quantiles)]
+        flow = self._flow(bench)
+        drawn = {
+            ("S_Flow", ""): [
+                self._drawn(bench, "S_Flow", i, quantile, replace(flow, quantile=quantile).restored(flow.fitted()))
+                for i, quantile in enumerate(asked)
+            ]
+        }
+        for variant in RIVALS:
+            drawn["S_KDE", variant] = [
+                self._drawn(bench, "S_KDE", i, quantile, _around(bench, quantile, variant))
+                for i, quantile in enumerate(asked)
+            ]
+
+        def measure(weights: Tensor, report: Callable[[int], object]) -> Measured:
+            report(1)
+            return {"test_accuracy": {0: bench.tested(weights).accuracy}} | similarities(bench, weights)
+
         fields = bench.fields(self.name, self.seed)
-        scores = bench.training.metrics["validation_accuracy"]
+        settings = fields["settings"] | {"num_models": self.num_models}
+        populations = [population for several in drawn.values() for population in several]
+        got: dict[str, list[float]] = {}
+        for population, outcome in measured(populations, settings, measure, 1, progress, desc="testing"):
+            got[population.name] = outcome.values["test_accuracy"]["0"]
+            yield from outcome.rows(method=population.method, variant=population.variant, **fields)
+        for (method, variant), several in drawn.items():
+            accuracies = [accuracy for population in several for accuracy in got[population.name]]
+            if len(set(accuracies)) < 2:
+                logger.warning("%s: all networks have the same accuracy: there is no rank correlation.", method)
+                continue
+            agreement = spearmanr([quantile for quantile in asked for _ in range(self.num_models)], accuracies)
+            made = settings | several[0].settings | {"quantiles": asked}
+            fields |= {"method": method, "variant": f"{variant} all quantiles".strip(), "epoch": 0, "seconds": 0.0}
+            fields["settings"] = made
+            row = ResultRow.of(torch.tensor([float(agreement.statistic)]), what="rank_correlation", **fields)
+            row.n = len(accuracies)
+            yield row
+
+    def _flow(self, bench: Bench) -> FlowSampler:
         flow = fit_to_known(
-            FlowSampler(top=None, guidance=self.guidance, steps=self.steps),
+            FlowSampler(top=None, guidance=self.guidance, temperature=self.temperature, steps=self.steps),
             bench.latents,
-            scores,
+            bench.training.metrics["validation_accuracy"],
             bench.model.latent_places,
             bench.training.model_id,
         )
         assert isinstance(flow, FlowSampler)
-        asked = [(i + 1) / (self.quantiles + 1) for i in range(self.quantiles)]
-        drawn = [
-            population_of(
-                bench,
-                "S_Flow",
-                f"quantile {quantile:.6g}",
-                "latents",
-                replace(flow, quantile=quantile).restored(flow.fitted()),
-                self.num_models,
-                self.seed + i,
-                {"sampling_seed": self.seed + i},
-            )
-            for i, quantile in enumerate(asked)
-        ]
+        return flow
 
-        def measure(weights: Tensor, report: Callable[[int], object]) -> Measured:
-            report(1)
-            return {"test_accuracy": {0: bench.tested(weights).accuracy}}
+    def _drawn(self, bench: Bench, method: str, i: int, quantile: float, sampler: Sampler) -> Population:
+        seed = self.seed + i
+        kind = f"{getattr(sampler, 'variant', '')} quantile {quantile:.6g}".strip()
+        made: dict[str, Any] = {"sampling_seed": seed, "quantile": quantile}
+        return population_of(bench, method, kind, "latents", sampler, self.num_models, seed, made)
 
-        got: list[float] = []
-        seconds = 0.0
-        settings = fields["settings"] | {"num_models": self.num_models}
-        for population, outcome in measured(drawn, settings, measure, 1, progress, desc="testing"):
-            got += outcome.values["test_accuracy"]["0"]
-            seconds += outcome.seconds
-            yield from outcome.rows(method=population.method, variant=population.variant, **fields)
-        if len(set(got)) < 2:
-            logger.warning("all networks have the same accuracy: there is no rank correlation.")
-            return
-        agreement = spearmanr([quantile for quantile in asked for _ in range(self.num_models)], got).statistic
-        fields |= {"method": "S_Flow", "variant": "all quantiles", "epoch": 0, "seconds": seconds}
-        fields["settings"] = settings | {"quantiles": asked, "guidance": self.guidance}
-        row = ResultRow.of(torch.tensor([float(agreement)]), what="rank_correlation", **fields)
-        row.n = len(got)
-        yield row
+
+def _around(bench: Bench, quantile: float, variant: str) -> KDESampler:
+    """A kernel density over those training networks whose accuracy is nearest in rank to what is asked for."""
+    scores = bench.training.metrics["validation_accuracy"]
+    known = torch.isfinite(scores).nonzero().flatten()
+    away = (quantiles_of(scores[known]) - quantile).abs()
+    chosen = known[away <= away.min().clamp_min(AROUND)]
+    return KDESampler(variant=variant, top=None).fit(bench.latents[chosen], scores[chosen], bench.model.latent_places)
