@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..errors import UserError
 from ..results import QUANTITIES, Quantity, ResultRow, Table, result_tables
 from . import experiments
 from .bench import Bench
@@ -20,6 +21,9 @@ from .plots import plot_curves
 from .populations import Population
 from .progress import Outcome, Progress
 
+
+FIRST_ORDER_SEED = 1_000_000  # image orders of networks that an experiment trains: none that a zoo's seeds would give
+LARGEST_SEED = 2**32 - 1
 
 # of a quantity, by epoch: one number a network (networks,), or one of all together, (1,)
 Measured = dict[str, dict[int, Tensor]]
@@ -121,9 +125,21 @@ def measured(
             yield population, outcome
 
 
+def order_seeds(seed: int, num_models: int) -> range:
+    """Seeds of the image orders by which an experiment trains networks, one a network.
+
+    Raises:
+        UserError: if the experiment's seed is out of range.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed is {seed}; it must be from 0 to {LARGEST_SEED:,}.")
+    first = FIRST_ORDER_SEED * (seed + 1)
+    return range(first, first + num_models)
+
+
 def setting(default: Any, text: str) -> Any:
     """A field of an experiment: its default, and what it is; both literal, as the command line reads the text."""
     return dataclasses.field(default=default, metadata={"help": text})
 
 
-__all__ = ["Experiment", "Measured", "experiment_class", "experiment_names", "measured", "setting"]
+__all__ = ["Experiment", "Measured", "experiment_class", "experiment_names", "measured", "order_seeds", "setting"]

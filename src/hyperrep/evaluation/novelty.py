@@ -23,6 +23,23 @@ def error_similarity(predictions: Tensor, others: Tensor, labels: Tensor) -> Ten
     return torch.where(union > 0, common / union.clamp(min=1), 1.0)
 
 
+def expected_similarity(predictions: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+    """What [`error_similarity`] would be, row by row, if both erred as often as they do, but independently: two bad
+    networks have many errors in common.
+
+    Args:
+        predictions, others (`Tensor`): (models, images), predicted classes.
+        labels (`Tensor`): (images,)
+
+    Returns:
+        `Tensor`: (models,); 1 if neither errs.
+    """
+    rates, other_rates = ((p != labels).float().mean(dim=1) for p in (predictions, others))
+    common = rates * other_rates
+    union = rates + other_rates - common
+    return torch.where(union > 0, common / union.clamp(min=1e-12), 1.0)
+
+
 def nearest_similarity(predictions: Tensor, others: Tensor | None, labels: Tensor) -> Tensor:
     """Similarity of each network to its most similar one among `others`, or, if `None`, among its own population.
 

@@ -108,6 +108,43 @@ def draw_curves(
     axes.grid(alpha=0.3)
 
 
+def plot_novelty(path: Path, rows: Sequence[ResultRow]) -> None:
+    """Accuracy against distance from training networks, coloured by dispersion, as a PNG: a panel for each epoch. What
+    is new, good and diverse at once lies in the upper right, in green."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    values = {(row.what, row.method, row.variant, row.epoch): row.mean for row in rows}
+    epochs = sorted({row.epoch for row in rows})
+    size = (6.5 * len(epochs) + 1, 6)
+    figure, panels = plt.subplots(1, len(epochs), figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for axes, epoch in zip(panels[0], epochs):
+        names = list(dict.fromkeys((row.method, row.variant) for row in rows if row.epoch == epoch))
+        accuracy, distance, spread = (
+            [values.get((what, *name, epoch), np.nan) for name in names]
+            for what in ("test_accuracy", "distance_ratio", "dispersion")
+        )
+        shown = axes.scatter(
+            100 * np.array(accuracy), distance, c=spread, vmin=0, vmax=1.2, cmap="viridis", s=40, edgecolors="black"
+        )
+        for name, *place in zip(names, accuracy, distance):
+            label = " ".join(name).strip().replace("_released", " released")
+            axes.annotate(label, (100 * place[0], place[1]), (4, 3), textcoords="offset points", fontsize=7)
+        bar = next((row.settings["bar"] for row in rows if "bar" in row.settings), None)
+        if bar is not None:
+            axes.axvline(100 * bar, color="black", linewidth=0.8, linestyle=":")
+        axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        title = "before training" if epoch == 0 else f"after {epoch} epoch{'s' if epoch > 1 else ''} of training"
+        axes.set(title=f"{rows[0].target}, {title}", xlabel="test accuracy, %", xlim=(0, 100))
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("distance to the nearest training network (1 = the zoo's own)")
+    figure.colorbar(shown, ax=panels[0].tolist(), label="dispersion of weights (1 = the zoo's own)")
+    figure.savefig(path, dpi=150, format="png")
+    plt.close(figure)
+
+
 def draw_filters(axes, filters: Tensor) -> None:
     """Filters of several networks side by side, each network's in two rows.
 

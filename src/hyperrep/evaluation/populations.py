@@ -4,6 +4,7 @@ pipeline (S_...) or over weights as a baseline (B_...)."""
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -11,12 +12,16 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import read_tensors
 from ..results import fingerprint
 from ..samplers import Sampler, fit_to_known, sampler_classes
+from ..weights import WeightLayout
+from ..zoo import load_zoo
 from .bench import Bench
 
 
 STORED = "S_stored"
+WEIGHTS = "model.safetensors"
 PREFIXES = {"weights": "B", "latents": "S"}  # of the paper
 
 
@@ -172,6 +177,30 @@ def population_of(
     except UserError as error:
         raise UserError(f"{method} {variant}: {error}") from error
     return Population(method, variant, weights, made)
+
+
+def from_folder(bench: Bench, folder: str) -> Population:
+    """Networks of the zoo's architecture: those that were written to a folder as `model-00000`, ..., or the last
+    checkpoints of a zoo; as they are.
+
+    Raises:
+        UserError: if there are none, or they have other tensors.
+    """
+    path = Path(folder)
+    layout = WeightLayout.from_list(bench.model.config.layout)
+    if (path / "zoo_config.json").exists():
+        zoo = load_zoo(path)
+        if zoo.config.weight_layout() != layout:
+            raise UserError(f"the networks of zoo {folder} have other tensors than those of zoo {bench.zoo.name}.")
+        weights = torch.cat([split.select([max(split.epoch.tolist())]).weights for split in zoo.splits.values()])
+    else:
+        files = sorted(path.glob(f"model-*/{WEIGHTS}"))
+        if not files:
+            raise UserError(f"{folder} holds no networks: no zoo_config.json, and no model-*/{WEIGHTS}.")
+        shapes = dict(layout.tensors)
+        weights = torch.stack([layout.vectorize(read_tensors(file, shapes)) for file in files])
+    name = path.resolve().name
+    return Population(name, "", weights, {"networks": name, "networks_sha256": fingerprint({"weights": weights})})
 
 
 def _same(sampler: Sampler, stored: Sampler) -> bool:

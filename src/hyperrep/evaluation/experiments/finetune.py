@@ -11,15 +11,11 @@ from ...population import train_population
 from ...results import ResultRow
 from ...samplers import settings_class
 from ..bench import Bench
-from ..experiment import Experiment, Measured, measured, setting
+from ..experiment import Experiment, Measured, measured, order_seeds, setting
 from ..novelty import similarities
 from ..populations import check_memory, draw_populations, planned
 from ..progress import Progress
 from ..references import best_of_the_zoo, reconstructions, trained_from_scratch
-
-
-FIRST_ORDER_SEED = 1_000_000  # image orders of fine-tuned networks: none that a zoo's own seeds would give
-LARGEST_SEED = 2**32 - 1
 
 
 @settings_class
@@ -49,15 +45,8 @@ class Finetune(Experiment):
             raise UserError(f"num_models is {self.num_models}; it must be at least 1.")
         if self.epochs < 0:
             raise UserError(f"epochs is {self.epochs}; it must be 0 or more.")
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise UserError(f"seed is {self.seed}; it must be from 0 to {LARGEST_SEED:,}.")
+        self.order_seeds = order_seeds(self.seed, self.num_models)
         self.draws = planned(self.methods, top=self.top, bandwidth=self.bandwidth)
-
-    @property
-    def order_seeds(self) -> range:
-        """Seeds of the image orders, one a network."""
-        first = FIRST_ORDER_SEED * (self.seed + 1)
-        return range(first, first + self.num_models)
 
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:
         check_memory(bench, self.draws, self.num_models)
