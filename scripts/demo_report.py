@@ -134,4 +134,8 @@ def _draw_table(axes, rows) -> None:
     table.scale(1, 1.25)
     for column in range(len(header)):
         table[0, column].set_height(2 * table[1, 0].get_height())
-    axes.set_title("5. test accuracy in %, mean ± std over n networks (similarity 100: a copy)", fontsize=10, pad=14)
+    title = "5. test accuracy in %, mean ± std over n networks (similarity 100: a copy)"
+    figure = axes.figure
+    figure.canvas.draw()  # the table is as high as its lines are many: only now is it known where it begins
+    _, top = axes.transAxes.inverted().transform((0, table.get_window_extent().y1))
+    axes.text(0.5, top + 0.03, title, fontsize=10, ha="center", va="bottom", transform=axes.transAxes)
