@@ -16,6 +16,7 @@ from hyperrep.zoo import load_zoo, zoo_images
 
 SHOWN_EPOCHS = (0, 1, 5)
 NUM_DIGITS = 8
+LINE_HEIGHT = 0.24  # of a table, in inches
 
 
 def draw_report(run: Path, path: Path) -> None:
@@ -30,9 +31,20 @@ def draw_report(run: Path, path: Path) -> None:
     sampler = AnchoredSampler.from_pretrained(run / "representation" / SAMPLER_FOLDER)
     rows = read_results(run / "representation" / "results" / "finetune.jsonl")
 
-    figure = plt.figure(figsize=(13, 10.5))
+    lines = _table(rows)
+    heights = [3.5, 2.4, LINE_HEIGHT * (len(lines) + 1)]  # the header has two
+    height = sum(heights) + 3.2  # inches; the rest are titles and gaps
+    figure = plt.figure(figsize=(13, height))
     grid = figure.add_gridspec(
-        3, 6, height_ratios=[1.3, 0.9, 1.15], left=0.05, right=0.97, top=0.91, bottom=0.02, hspace=0.32, wspace=0.9
+        3,
+        6,
+        height_ratios=heights,
+        left=0.05,
+        right=0.97,
+        top=1 - 1 / height,
+        bottom=0.1 / height,
+        hspace=0.32,
+        wspace=0.9,
     )
     figure.suptitle(
         f"{zoo.config.num_models} networks trained on {zoo.config.images['name']}, a representation of their weights, "
@@ -47,7 +59,7 @@ def draw_report(run: Path, path: Path) -> None:
     curves.legend(framealpha=0.8, fontsize=8, loc="best")
     _draw_filters(figure, grid[1, :3], zoo, run)
     _draw_predictions(figure, grid[1, 3:], run, zoo_images(zoo))
-    _draw_table(figure.add_subplot(grid[2, :]), rows)
+    _draw_table(figure.add_subplot(grid[2, :]), lines)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -68,7 +80,7 @@ def _draw_latents(axes, model, zoo, sampler) -> None:
     checkpoints = zoo["train"]
     accuracy = 100 * checkpoints.metrics["validation_accuracy"]
     latents = encode_rows(model, checkpoints.weights)
-    projection = PCA(2).fit(latents.numpy())
+    projection = PCA(2, svd_solver="full").fit(latents.numpy())
     points = projection.transform(latents.numpy())
     shown = axes.scatter(*points.T, c=accuracy, s=6, cmap="viridis", label="zoo, every epoch")
     samples = sampler.sample(100, torch.Generator().manual_seed(0))
@@ -121,21 +133,20 @@ def _draw_predictions(figure, place, run: Path, images) -> None:
             axes.set_title("4. three generated networks at work, before any training", fontsize=10, loc="left")
 
 
-def _draw_table(axes, rows) -> None:
+def _table(rows) -> list[list[str]]:
+    """Header and lines."""
     header, lines = results_table([row for row in rows if row.epoch in SHOWN_EPOCHS])
     _, similar = results_table(rows, "nearest_training_similarity")
     similarity = {(line[0], line[1]): line[3] for line in similar}
     header.append("similarity to nearest\ntraining network")
-    lines = [[*line, similarity.get((line[0], line[1]), "")] for line in lines]
+    return [header, *([*line, similarity.get((line[0], line[1]), "")] for line in lines)]
+
+
+def _draw_table(axes, lines) -> None:
     axes.axis("off")
-    table = axes.table([header, *lines], loc="center", cellLoc="center", edges="horizontal")
+    table = axes.table(lines, bbox=[0, 0, 1, 1], cellLoc="center", edges="horizontal")
     table.auto_set_font_size(False)
     table.set_fontsize(9)
-    table.scale(1, 1.25)
-    for column in range(len(header)):
+    for column in range(len(lines[0])):
         table[0, column].set_height(2 * table[1, 0].get_height())
-    title = "5. test accuracy in %, mean ± std over n networks (similarity 100: a copy)"
-    figure = axes.figure
-    figure.canvas.draw()  # the table is as high as its lines are many: only now is it known where it begins
-    _, top = axes.transAxes.inverted().transform((0, table.get_window_extent().y1))
-    axes.text(0.5, top + 0.03, title, fontsize=10, ha="center", va="bottom", transform=axes.transAxes)
+    axes.set_title("5. test accuracy in %, mean ± std over n networks (similarity 100: a copy)", fontsize=10)
