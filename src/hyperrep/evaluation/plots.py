@@ -110,7 +110,8 @@ def draw_curves(
 
 def plot_novelty(path: Path, rows: Sequence[ResultRow]) -> None:
     """Accuracy against distance from training networks, coloured by dispersion, as a PNG: a panel for each epoch. What
-    is new, good and diverse at once lies in the upper right, in green."""
+    is new, good and diverse at once lies in the upper right, in a light colour. Names stand
+    beside the panels."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -118,10 +119,10 @@ def plot_novelty(path: Path, rows: Sequence[ResultRow]) -> None:
 
     values = {(row.what, row.method, row.variant, row.epoch): row.mean for row in rows}
     epochs = sorted({row.epoch for row in rows})
-    size = (6.5 * len(epochs) + 1, 6)
+    names = list(dict.fromkeys((row.method, row.variant) for row in rows))
+    size = (5.5 * len(epochs) + 3, 6.5)
     figure, panels = plt.subplots(1, len(epochs), figsize=size, layout="constrained", squeeze=False, sharey=True)
     for axes, epoch in zip(panels[0], epochs):
-        names = list(dict.fromkeys((row.method, row.variant) for row in rows if row.epoch == epoch))
         accuracy, distance, spread = (
             [values.get((what, *name, epoch), np.nan) for name in names]
             for what in ("test_accuracy", "distance_ratio", "dispersion")
@@ -129,9 +130,9 @@ def plot_novelty(path: Path, rows: Sequence[ResultRow]) -> None:
         shown = axes.scatter(
             100 * np.array(accuracy), distance, c=spread, vmin=0, vmax=1.2, cmap="viridis", s=40, edgecolors="black"
         )
-        for name, *place in zip(names, accuracy, distance):
-            label = " ".join(name).strip().replace("_released", " released")
-            axes.annotate(label, (100 * place[0], place[1]), (4, 3), textcoords="offset points", fontsize=7)
+        for number, *place in zip(range(1, len(names) + 1), accuracy, distance):
+            if np.isfinite(place).all():
+                axes.annotate(str(number), (100 * place[0], place[1]), (4, 3), textcoords="offset points", fontsize=7)
         bar = next((row.settings["bar"] for row in rows if "bar" in row.settings), None)
         if bar is not None:
             axes.axvline(100 * bar, color="black", linewidth=0.8, linestyle=":")
@@ -141,6 +142,9 @@ def plot_novelty(path: Path, rows: Sequence[ResultRow]) -> None:
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel("distance to the nearest training network (1 = the zoo's own)")
     figure.colorbar(shown, ax=panels[0].tolist(), label="dispersion of weights (1 = the zoo's own)")
+    labels = [f"{number}  {' '.join(name)}".replace("_released", " released") for number, name in enumerate(names, 1)]
+    no_marks = [plt.Line2D([], [], linestyle="") for _ in names]
+    figure.legend(no_marks, labels, loc="outside right center", fontsize=8, handlelength=0, frameon=False)
     figure.savefig(path, dpi=150, format="png")
     plt.close(figure)
 
