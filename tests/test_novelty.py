@@ -119,6 +119,7 @@ def test_from_the_command(hyperrep, representation, digits_zoo, tmp_path):
         ("--below-mean 2", "below_mean is 2"),
         ("--seed -1", "seed is -1"),
         ("--networks nowhere", "nowhere holds no networks"),
+        ("--networks a/samples --networks b/samples", "are called samples, samples"),
     ],
 )
 def test_mistakes(hyperrep, representation, digits_zoo, options, said):

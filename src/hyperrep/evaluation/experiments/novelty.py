@@ -66,6 +66,9 @@ class Novelty(Experiment):
         if not -1 <= self.below_mean <= 1:
             raise UserError(f"below_mean is {self.below_mean}; it must lie between -1 and 1.")
         order_seeds(self.seed, self.num_models)  # refuses a seed out of range
+        names = [Path(folder).resolve().name for folder in self.networks]
+        if len(set(names)) < len(names):
+            raise UserError(f"folders of networks are called {', '.join(names)}; each needs a name of its own.")
         self.draws = planned(self.methods, top=self.top, bandwidth=self.bandwidth)
 
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:
