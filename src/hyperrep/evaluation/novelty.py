@@ -55,6 +55,11 @@ def nearest_similarity(predictions: Tensor, others: Tensor | None, labels: Tenso
     return similarity.fill_diagonal_(-1.0).max(dim=1).values
 
 
+def last_rows(models: Tensor) -> Tensor:
+    """Of networks' checkpoints (rows,), the last row of each network, (networks,), in the order of their numbers."""
+    return torch.stack([(models == model).nonzero().flatten()[-1] for model in models.unique()])
+
+
 def vote_accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Accuracy (0 to 1) of the networks' majority vote; of classes with equally many votes, the first.
 
@@ -65,9 +70,14 @@ def vote_accuracy(predictions: Tensor, labels: Tensor) -> float:
     return (predictions.mode(dim=0).values == labels).float().mean().item()
 
 
-def similarities(bench: Bench, weights: Tensor) -> dict[str, dict[int, Tensor]]:
-    """How alike networks are before any training, to training networks and to one another, and what their vote is."""
-    answers, labels = bench.answers(weights), bench.images.test.labels
+def similarities(bench: Bench, answers: Tensor) -> dict[str, dict[int, Tensor]]:
+    """How alike networks are before any training, to training networks and to one another, and what their vote is.
+
+    Args:
+        bench ([`Bench`])
+        answers (`Tensor`): (networks, images), the classes that they give the test images.
+    """
+    labels = bench.images.test.labels
     found = {
         "nearest_training_similarity": nearest_similarity(answers, bench.training_answers, labels),
         "nearest_sample_similarity": nearest_similarity(answers, None, labels),  # none of a single network

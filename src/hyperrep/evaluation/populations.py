@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import read_tensors
+from ..representation.loading import WEIGHTS
 from ..results import fingerprint
 from ..samplers import Sampler, fit_to_known, sampler_classes
 from ..weights import WeightLayout
@@ -21,7 +22,6 @@ from .bench import Bench
 
 
 STORED = "S_stored"
-WEIGHTS = "model.safetensors"
 PREFIXES = {"weights": "B", "latents": "S"}  # of the paper
 
 

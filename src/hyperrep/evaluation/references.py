@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..representation.batched import decode_rows, encode_rows
 from ..results import ResultRow
 from .bench import Bench
-from .novelty import nearest_similarity, vote_accuracy
+from .novelty import last_rows, nearest_similarity, vote_accuracy
 
 
 def trained_from_scratch(bench: Bench, fields: dict[str, Any]) -> Iterator[ResultRow]:
@@ -50,9 +50,7 @@ def best_of_the_zoo(bench: Bench, top: float, fields: dict[str, Any]) -> Iterato
     training, labels = bench.training, bench.images.test.labels
     scores = training.metrics["validation_accuracy"]
     chosen = (scores >= torch.nanquantile(scores, 1 - top)).nonzero().flatten()  # False for NaN
-    chosen = torch.stack(
-        [chosen[training.model_id[chosen] == model][-1] for model in training.model_id[chosen].unique()]
-    )
+    chosen = chosen[last_rows(training.model_id[chosen])]
     answers = bench.training_answers[chosen]
     fields = fields | {"method": "zoo", "variant": "best training models", "epoch": 0, "seconds": 0.0}
     fields |= {"settings": fields["settings"] | {"top": top}}

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..samplers.standard import copying, dispersion
 from ..zoo import ZooSplit
 from .bench import Bench
-from .novelty import error_similarity, expected_similarity, nearest_similarity, vote_accuracy
+from .novelty import error_similarity, expected_similarity, last_rows, nearest_similarity, vote_accuracy
 
 
 FARNESS = (0.25, 0.5, 1.0, 2.0)  # at least so many times as far from training networks as these are from each other
@@ -49,7 +49,7 @@ class Yardstick:
     def usual_distance(self) -> float:
         """Median distance of a training network, at its last checkpoint, to the nearest checkpoint of any other."""
         models = self.bench.training.model_id
-        last = torch.stack([(models == model).nonzero().flatten()[-1] for model in models.unique()])
+        last = last_rows(models)
         distances = torch.cdist(self.training[last], self.training)
         distances[models[last][:, None] == models[None]] = torch.inf
         return float(distances.amin(dim=1).median())
@@ -95,5 +95,4 @@ class Yardstick:
 
 def last_of_each(rows: ZooSplit) -> ZooSplit:
     """The last checkpoint of each network."""
-    last = {model: index for index, model in enumerate(rows.model_id.tolist())}
-    return rows[torch.tensor(list(last.values()))]
+    return rows[last_rows(rows.model_id)]

@@ -62,7 +62,7 @@ class Finetune(Experiment):
             ):
                 accuracy[result.epoch] = result.test.accuracy
                 report(len(weights) if result.epoch else 0)
-            return {"test_accuracy": accuracy} | similarities(bench, weights)
+            return {"test_accuracy": accuracy} | similarities(bench, bench.answers(weights))
 
         settings = fields["settings"] | {
             "num_models": self.num_models,

@@ -71,7 +71,9 @@ class Targeted(Experiment):
 
         def measure(weights: Tensor, report: Callable[[int], object]) -> Measured:
             report(1)
-            return {"test_accuracy": {0: bench.tested(weights).accuracy}} | similarities(bench, weights)
+            tested = bench.tested(weights, predictions=True)
+            assert tested.predictions is not None
+            return {"test_accuracy": {0: tested.accuracy}} | similarities(bench, tested.predictions)
 
         fields = bench.fields(self.name, self.seed)
         settings = fields["settings"] | {"num_models": self.num_models}
