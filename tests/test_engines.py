@@ -413,8 +413,8 @@ def test_a_network_the_kernels_do_not_cover_goes_to_vmap(monkeypatch, caplog):
 def test_engines_by_name():
     assert type(choose_engine("loop", SmallCNNConfig())) is LoopEngine
     assert type(choose_engine("vmap", SmallCNNConfig())) is VmapEngine
-    with pytest.raises(UserError, match="'cuda' is unknown; choose from auto, native, vmap, loop"):
-        choose_engine("cuda", SmallCNNConfig())
+    with pytest.raises(UserError, match="'jax' is unknown; choose from auto, cuda, native, vmap, loop"):
+        choose_engine("jax", SmallCNNConfig())
 
 
 @pytest.mark.skipif(not have_compiler(), reason="no C++ compiler")

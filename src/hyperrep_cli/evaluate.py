@@ -63,7 +63,7 @@ def experiment_command(file: Path) -> Any:
         images: Annotated[
             str | None, typer.Option(help="Hub id or folder of the images. Default: as the zoo names them.")
         ] = None,
-        engine: Annotated[str, typer.Option(help="auto, native, vmap or loop.")] = "auto",
+        engine: Annotated[str, typer.Option(help="auto, cuda, native, vmap or loop.")] = "auto",
         output: Annotated[
             Path | None, typer.Option(help="Results folder. Default: results/ of the representation.")
         ] = None,

@@ -43,7 +43,7 @@ def build(
             help="Column of the labels: classes, texts or whole numbers. Default: the one of type ClassLabel."
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, native, vmap or loop.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cuda, native, vmap or loop.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted build.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an existing zoo first.")] = False,
 ) -> None:

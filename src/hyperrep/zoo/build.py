@@ -52,8 +52,8 @@ def build_zoo(
     was interrupted goes on from there with `resume`, in the shards that it was begun with, and gives the same bytes as
     one that was left alone, whatever the number of processes after (on the same kind of processor; with another engine
     than the native one, also with as many threads). The number of processes that it was begun with changes the shards,
-    and so no byte with the native engine and the loop, but last digits with the vmap engine. On a GPU, where memory
-    decides how many models are computed at once, builds are close, not the same.
+    and so no byte with the native and CUDA engines and the loop, but last digits with the vmap engine. With that on a
+    GPU, where memory decides how many models are computed at once, builds are close, not the same.
 
     Args:
         settings ([`ZooSettings`]), images ([`ImageData`]), engine ([`Engine`])

@@ -16,12 +16,12 @@ from ...errors import UserError
 from ...networks import Network, SmallCNNConfig, check_architecture
 from ...networks.skips import skips_of
 from ..checks import check_epoch, check_evaluation, check_inputs, check_targets
+from ..description import describe, small_cnn
 from ..dropout import dropout_thresholds
 from ..population import OPTIMIZERS, Evaluation, Population
 from .compile import NativeUnavailable, load_library
 
 
-ACTIVATION_CODES = {"tanh": 0, "relu": 1, "gelu": 2, "sigmoid": 3}
 LARGEST_POOL = 16  # a winner's place in its window fits a byte
 SLICES = 16  # of a group's work, so that threads finish together whatever the number of groups,
 SMALLEST_SLICE = 500  # unless they had fewer images than this
@@ -204,10 +204,9 @@ def _small_cnn(network: Network) -> SmallCNNConfig:
     Raises:
         UserError: says why not.
     """
-    if not isinstance(network, SmallCNNConfig):
-        raise UserError(f"the native engine trains small CNNs, not a {type(network).__name__}; take vmap")
-    if network.hidden_act not in ACTIVATION_CODES:
-        raise UserError(f"activation {network.hidden_act!r} is not one of {', '.join(ACTIVATION_CODES)}")
+    if reason := small_cnn(network):
+        raise UserError(f"the native engine does not cover the networks: {reason}")
+    assert isinstance(network, SmallCNNConfig)
     if max([1, *network.pool_sizes, *(skip.window for skip in skips_of(network))]) > LARGEST_POOL:
         raise UserError(f"pools over {LARGEST_POOL} are not covered; take vmap")
     return network
@@ -226,18 +225,8 @@ def _slices(count: int, batch_size: int = 1) -> Iterator[tuple[int, int]]:
 
 def _describe(network: SmallCNNConfig) -> np.ndarray:
     """The architecture as the kernels read it, see `Network` in network.h."""
-    channels, sizes, widths = (
-        [network.num_channels, *network.conv_channels],
-        network.feature_sizes,
-        network.linear_sizes,
-    )
-    numbers = [len(network.conv_channels)]
-    for i, (kernel, pool) in enumerate(zip(network.conv_kernel_sizes, network.pool_sizes, strict=True)):
-        numbers += [channels[i], sizes[i], channels[i + 1], kernel, pool]
-    numbers.append(len(widths) - 1)
-    for i in range(len(widths) - 1):
-        numbers += [widths[i], widths[i + 1]]
-    numbers += [ACTIVATION_CODES[network.hidden_act], len(network.skips)]
+    layers, activation = describe(network)
+    numbers = [*layers, activation, len(network.skips)]
     for skip in skips_of(network):
         numbers += [skip.source, skip.target, skip.kind == "conv"]
         numbers += [skip.stride, skip.window, skip.offset, skip.target_size]

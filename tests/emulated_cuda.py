@@ -1,0 +1,51 @@
+"""The CUDA engine where there is no GPU: a C++ compiler takes the same kernels, and runs their items one by one."""
+
+import ctypes
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hyperrep.population.cuda import CudaEngine
+from hyperrep.population.cuda.compile import Constants
+from hyperrep.population.native.compile import _find_compiler
+
+
+SHARED_MEMORY = 227 << 10  # of an H100's block
+
+
+@cache
+def compiled(constants: Constants) -> ctypes.CDLL:
+    folder = Path(tempfile.mkdtemp(prefix="emulated-cuda-"))
+    (folder / "kernels.cpp").write_text(constants.source())
+    command = [*_find_compiler(), "-std=c++17", "-O2", "-w", "-shared", "-fPIC", "kernels.cpp", "-o", "kernels.so"]
+    subprocess.run(command, cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "kernels.so"))
+
+
+class EmulatedCudaEngine(CudaEngine):
+    def __init__(self, threads: int = 512):
+        self.device, self.processors, self.shared_memory, self.threads = (
+            torch.device("cpu"),
+            132,
+            SHARED_MEMORY,
+            threads,
+        )
+        self.models_at_once = 1056
+
+    def _kernels(self, constants: Constants):
+        library = compiled(constants)
+
+        def launch(name: str, grid: tuple[int, int], *arguments: Tensor | float) -> None:
+            values = [ctypes.c_int(grid[0])]
+            for argument in arguments:
+                if isinstance(argument, Tensor):
+                    values.append(ctypes.c_void_p(argument.data_ptr()))
+                else:
+                    values.append(ctypes.c_int(argument) if isinstance(argument, int) else ctypes.c_double(argument))
+            getattr(library, name)(*values)
+
+        return launch
