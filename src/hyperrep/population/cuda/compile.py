@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 
-SOURCE = Path(__file__).parent / "kernels.cu"
+FOLDER = Path(__file__).parent
+SOURCES = ("architecture.cuh", "functions.cuh", "forward.cuh", "backward.cuh", "kernels.cu")
 NAMES = ("hyperrep_train", "hyperrep_test")
 MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # of the driver's function attributes
 
@@ -22,7 +23,7 @@ class CudaUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Constants:
-    """What kernels.cu is compiled for.
+    """What the kernels are compiled for.
 
     Attributes:
         shape (`tuple[int, ...]`): convolutions and linear layers, as kernels.cu reads them.
@@ -40,8 +41,7 @@ class Constants:
         return (
             f"constexpr int SHAPE[] = {{{', '.join(map(str, self.shape))}}};\n"
             f"constexpr int ACTIVATION = {self.activation}, THREADS = {self.threads}, CAPACITY = {self.capacity};\n"
-            f"#line 1\n{SOURCE.read_text(encoding='utf-8')}"
-        )
+        ) + "".join(f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}' for name in SOURCES)
 
 
 class Kernels:

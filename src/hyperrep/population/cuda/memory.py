@@ -1,4 +1,4 @@
-"""How much shared memory a block needs, and how many images fit: kernels.cu lays its arrays out in the same way."""
+"""How much shared memory a block needs, and how many images fit: architecture.cuh lays the arrays out in this way."""
 
 from .compile import Constants
 
