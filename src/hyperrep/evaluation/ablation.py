@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 SPLITS = {"train_sample": "training", "test": "held-out"}
 IMAGES = {"training": "validation images", "held-out": "test images"}
 NOTHING = "none"
+EXPERIMENT = "reconstruction"  # what rows say
 
 _IS_ON: dict[str, Callable[[TrainingConfig], bool]] = {
     "normalization": lambda config: config.model_config().normalize_loss,
@@ -114,7 +115,7 @@ def _rows(
         rows += [
             ResultRow(
                 what,
-                "reconstruction",
+                EXPERIMENT,
                 method=name,
                 variant=variant,
                 source=zoo.name,

@@ -149,6 +149,44 @@ def plot_novelty(path: Path, rows: Sequence[ResultRow]) -> None:
     plt.close(figure)
 
 
+def plot_against(path: Path, rows: Sequence[ResultRow], across: str, up: str) -> None:
+    """Two shares of each population against each other, before training, as a PNG: a cross from the lower to the upper
+    quartile of each, where they meet the medians. A colour is a method, a mark one of its variants."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    cells = {(row.what, row.method, row.variant): row for row in rows if row.epoch == 0}
+    names = [name for name in dict.fromkeys((row.method, row.variant) for row in rows) if (up, *name) in cells]
+    methods = list(dict.fromkeys(method for method, _ in names))
+    figure, axes = plt.subplots(figsize=(10, 6), layout="constrained")
+    for method, variant in names:
+        x, y = (100 * np.array(_spread(cells[what, method, variant])) for what in (across, up))
+        number = [other for name, other in names if name == method].index(variant)
+        axes.errorbar(
+            *(x[1], y[1]),
+            xerr=[[x[1] - x[0]], [x[2] - x[1]]],
+            yerr=[[y[1] - y[0]], [y[2] - y[1]]],
+            fmt="osD^vP*X"[number % 8],
+            color=f"C{methods.index(method)}" if method != "zoo" else "black",
+            label=f"{method} {variant}".strip().replace("_released", " released"),
+        )
+    labels = [f"{what.replace('_', ' ')}, %" for what in (across, up)]
+    axes.set(title=f"{rows[0].experiment} on {rows[0].target}", xlim=(0, 100), ylim=(0, 102))
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150, format="png")
+    plt.close(figure)
+
+
+def _spread(row: ResultRow) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile; of a single network, its number."""
+    least = row.quartiles or [row.mean] * 5
+    return least[1], least[2], least[3]
+
+
 def draw_filters(axes, filters: Tensor) -> None:
     """Filters of several networks side by side, each network's in two rows.
 

@@ -1,19 +1,23 @@
-"""`hyperrep evaluate ...`: from a representation's folder to result files and a plot."""
+"""`hyperrep evaluate ...`: from a representation's folder to result files and a plot, and from these to tables."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import output_folder
+from ..files import output_folder, read_json_lines
 from ..population import choose_engine
 from ..representation.loading import load_representation
-from ..results import ResultRow, Table, write_results
+from ..results import ResultRow, read_results, result_tables, write_results
 from ..samplers import SAMPLER_FOLDER, Sampler
+from ..tables import Table
 from ..training import TrainingConfig
 from ..zoo import load_zoo, zoo_images
+from ..zoo.accuracy import accuracy_table, read_accuracy
+from .ablation import EXPERIMENT as ABLATION
 from .ablation import ablation_table, plot_ablation, run_subsets
 from .bench import Bench, check_belongs
-from .experiment import Experiment
+from .experiment import Experiment, experiment_class, experiment_names
 from .progress import Progress
 
 
@@ -94,3 +98,35 @@ def run_ablation(
 def ablation_tables(rows: Sequence[ResultRow]) -> list[Table]:
     """Accuracy and R² of every subset."""
     return [("Accuracy of reconstructed networks, % (mean ± std)", *ablation_table(rows))]
+
+
+def described(rows: Sequence[ResultRow]) -> tuple[str, str, list[Table]]:
+    """What the rows of a file are about, in a few words and in more, and their tables.
+
+    Args:
+        rows (`list[ResultRow]`): of one experiment, at least one; it need not be known here.
+    """
+    name = rows[0].experiment
+    if name == ABLATION:
+        return "Ablation", "", ablation_tables(rows)
+    if name in experiment_names():
+        kind = experiment_class(name)
+        return kind.title, inspect.getdoc(kind) or "", kind.tables(rows)
+    return name, "", result_tables(rows)
+
+
+def tables_of(path: str | Path) -> tuple[str, list[Table]]:
+    """The tables of a result file, and their heading: of an experiment, of an ablation, or of a zoo.
+
+    Raises:
+        UserError: names the file and the line that is damaged, or says that there is no number.
+    """
+    lines = read_json_lines(path)
+    if not lines:
+        raise UserError(f"{path} holds no numbers.")
+    if "experiment" not in lines[0][1] and "split" in lines[0][1]:
+        title = "Test accuracy of a zoo, % (mean ± std over n networks)"
+        return "Zoo", [(title, *accuracy_table(read_accuracy(path)))]
+    rows = read_results(path)
+    heading, _, tables = described(rows)
+    return f"{heading}: {rows[0].target}", tables
