@@ -187,6 +187,45 @@ def _spread(row: ResultRow) -> tuple[float, float, float]:
     return least[1], least[2], least[3]
 
 
+def plot_asked(path: Path, rows: Sequence[ResultRow]) -> None:
+    """What was got for each quantile of accuracy that was asked for, as a PNG: a panel for each way of asking, a box
+    for each quantile (quartiles, and whiskers to the least and the greatest). The first panel is the zoo itself; its
+    medians, what one asks for, are the dashed line in the others."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    tested = [row for row in rows if row.what == "test_accuracy"]
+    panels: dict[str, list[ResultRow]] = {}
+    for row in tested:
+        panels.setdefault(f"{row.method} {row.variant.split('quantile')[0]}".strip(), []).append(row)
+    everything = panels.pop("zoo training models", [])
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 4.6), layout="constrained", squeeze=False, sharey=True
+    )
+    names = ("whislo", "q1", "med", "q3", "whishi")
+    goal = [(row.settings["quantile"], 100 * _spread(row)[1]) for row in panels.get("zoo", [])]
+    for panel, (title, found) in zip(axes[0], panels.items()):
+        shown = [*(everything if title == "zoo" else []), *found]
+        labels = [f"{row.settings['quantile']:.2g}" if "quantile" in row.settings else "all" for row in shown]
+        boxes = [dict(zip(names, 100 * np.array(row.quartiles or [row.mean] * 5))) for row in shown]
+        panel.bxp(boxes, showfliers=False, medianprops={"color": "C3"})
+        panel.set_xticks(range(1, len(labels) + 1), labels)
+        if goal and title != "zoo":
+            places = {label: place for place, label in enumerate(labels, 1)}
+            known = [
+                (places[f"{quantile:.2g}"], accuracy) for quantile, accuracy in goal if f"{quantile:.2g}" in places
+            ]
+            panel.plot(*zip(*known), "k--", linewidth=1, label="the zoo's median")
+            panel.legend(fontsize=8, frameon=False, loc="lower right")
+        panel.set(title=title, xlabel="quantile asked for")
+        panel.grid(alpha=0.3, axis="y")
+    axes[0, 0].set_ylabel(f"test accuracy on {rows[0].target}, %")
+    figure.savefig(path, dpi=150, format="png")
+    plt.close(figure)
+
+
 def draw_filters(axes, filters: Tensor) -> None:
     """Filters of several networks side by side, each network's in two rows.
 
