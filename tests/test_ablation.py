@@ -11,7 +11,7 @@ from training_runs import (
 
 from hyperrep import HyperRepModel, load_zoo
 from hyperrep.errors import UserError
-from hyperrep.evaluation.ablation import _rows, ablation_table, run_subsets, subsets
+from hyperrep.evaluation.ablation import _rows, ablation_table, run_studies, subsets
 from hyperrep.evaluation.report import run_ablation
 from hyperrep.population import choose_engine
 from hyperrep.training import TrainingConfig
@@ -81,7 +81,7 @@ def test_accuracies_are_those_of_the_trained_models(digits_zoo, tmp_path):
 
     # complete runs are read
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
-    again = run_subsets(digits_config(), zoo, tmp_path, only=only)
+    again = run_studies(digits_config(), zoo, tmp_path, only=only)
     assert [row.mean for row in again] == [row["mean"] for row in rows]
     assert {path: path.stat().st_mtime_ns for path in written} == written
     header, lines = ablation_table(again)
@@ -114,5 +114,5 @@ def test_results_that_are_not_ours_are_kept(digits_zoo, tmp_path):
 
 def test_an_unknown_subset(digits_zoo, tmp_path):
     with pytest.raises(UserError, match="'alignmnt' is unknown; choose from normalization"):
-        run_subsets(digits_config(), load_zoo(digits_zoo), tmp_path, only=["alignmnt"])
+        run_studies(digits_config(), load_zoo(digits_zoo), tmp_path, only=["alignmnt"])
     assert not list(tmp_path.iterdir())

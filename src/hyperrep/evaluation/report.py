@@ -15,7 +15,7 @@ from ..training import TrainingConfig
 from ..zoo import load_zoo, zoo_images
 from ..zoo.accuracy import accuracy_table, read_accuracy
 from .ablation import EXPERIMENT as ABLATION
-from .ablation import ablation_table, plot_ablation, run_subsets
+from .ablation import ablation_table, plot_ablation, run_studies
 from .bench import Bench, check_belongs
 from .experiment import Experiment, experiment_class, experiment_names
 from .progress import Progress
@@ -79,24 +79,29 @@ def run_experiment(
 
 
 def run_ablation(
-    config: TrainingConfig, zoo_path: str, images_source: str | None, output: Path, only: Sequence[str] = ()
+    config: TrainingConfig,
+    zoo_path: str,
+    images_source: str | None,
+    output: Path,
+    only: Sequence[str] = (),
+    studies: Sequence[str] = ("ingredients",),
 ) -> list[ResultRow]:
-    """Train with every subset of the configuration's ingredients, write `ablation.jsonl` and `ablation.png`. What is
-    complete is not trained again.
+    """Train with every subset of the configuration's ingredients, or with one thing changed, and write
+    `ablation.jsonl` and `ablation.png`. What is complete is not trained again.
 
     Raises:
-        UserError: as [`~hyperrep.evaluation.ablation.run_subsets`], or if the output cannot be written.
+        UserError: as [`~hyperrep.evaluation.ablation.run_studies`], or if the output cannot be written.
     """
     with output_folder(output, "ablation", "add") as out:
         out.check_replaceable("ablation.jsonl", "ablation.png")
-        rows = run_subsets(config, load_zoo(zoo_path), output, images_source, only)
+        rows = run_studies(config, load_zoo(zoo_path), output, images_source, only, studies)
         write_results(out, "ablation.jsonl", rows)
         out.write("ablation.png", lambda path: plot_ablation(path, rows))
     return rows
 
 
 def ablation_tables(rows: Sequence[ResultRow]) -> list[Table]:
-    """Accuracy and R² of every subset."""
+    """Accuracy and R² of every run."""
     return [("Accuracy of reconstructed networks, % (mean ± std)", *ablation_table(rows))]
 
 
