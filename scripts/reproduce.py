@@ -5,8 +5,8 @@
     python scripts/reproduce.py --table finetune --datasets mnist --images mnist=FOLDER --set num_models=100 epochs=25
 
 A data set is a protocol of `hyperrep zoo build`, a table an experiment of `hyperrep evaluate`, or `ablation`. Zoos are
-built by the published protocol, the models of the test split trained twice as long, as rows B_T are; the representation
-is trained by the preset of the data set's name, or that of mnist where there is none.
+built by the published protocol, the models of the test split trained twice as long, as rows B_T are; representations
+are trained by the preset of the data set's name, or that of mnist where there is none.
 
 Each stage has a folder whose name says by a hash what it was made of: what is complete is not made again, another
 table or another number of models starts from what is there. Ctrl-C, and the same command goes on. Wall times of all

@@ -267,7 +267,9 @@ def plot_ablation(path: Path, rows: Sequence[ResultRow]) -> None:
             label=f"{variant} networks, {IMAGES[variant]}",
         )
         original = cells[methods[0], variant, "original_accuracy"]
-        left.axvline(100 * original.mean, color=colour, linestyle=":", label=f"originals, {variant}")
+        left.axvline(
+            100 * original.mean, color=colour, linestyle=":", label=f"originals, {variant}, {IMAGES[variant]}"
+        )
     left.set(yticks=range(len(methods)), yticklabels=methods, xlim=(0, 100), xlabel="accuracy, %")
     left.set_title(f"networks of {rows[0].zoo}, reconstructed, on images of {rows[0].target}")
     left.invert_yaxis()

@@ -38,9 +38,10 @@ class AccuracyRow:
     std: float | int
     published: list[float] | None = None
 
-    def shown(self) -> str:
-        """`mean ± std`, in per cent."""
-        return _shown(self.mean, self.std)
+    def shown(self, published: bool = False) -> str:
+        """`mean ± std` in per cent; behind it in brackets, if asked for, what was published."""
+        reference = f" ({_shown(*self.published)})" if published and self.published else ""
+        return _shown(self.mean, self.std) + reference
 
 
 def accuracy_by_epoch(splits: Mapping[str, ZooSplit]) -> dict[int, tuple[float, float, int]]:
