@@ -66,7 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for everything")
     asked = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     hide_small_bars()
     keep_freed_memory()
     try:
@@ -281,4 +280,5 @@ def key_of(*parts: Any) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half-written goes, and the time is kept
     sys.exit(main())
