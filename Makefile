@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-machines lint types docs benchmark clean
+.PHONY: setup demo test test-machines lint types docs results benchmark clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,9 @@ test-machines: setup  ## the tests as other processors would run them, one after
 docs: setup  ## the pages of docs/ and a reference made from the docstrings, into site/
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
+
+results: setup  ## the numbers of the README and the cards, from the result files in model_cards
+	$(BIN)/python scripts/fill_results.py
 
 benchmark: setup
 	$(BIN)/python benchmarks/population.py

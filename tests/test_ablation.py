@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +11,16 @@ from training_runs import (
 
 from hyperrep import HyperRepModel, load_zoo
 from hyperrep.errors import UserError
-from hyperrep.evaluation.ablation import _rows, ablation_table, run_subsets, subsets
+from hyperrep.evaluation.ablation import (
+    _rows,
+    ablation_table,
+    contrast,
+    permutation,
+    run_studies,
+    size,
+    subsets,
+    width,
+)
 from hyperrep.evaluation.report import run_ablation
 from hyperrep.population import choose_engine
 from hyperrep.training import TrainingConfig
@@ -81,7 +90,7 @@ def test_accuracies_are_those_of_the_trained_models(digits_zoo, tmp_path):
 
     # complete runs are read
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
-    again = run_subsets(digits_config(), zoo, tmp_path, only=only)
+    again = run_studies(digits_config(), zoo, tmp_path, only=only)
     assert [row.mean for row in again] == [row["mean"] for row in rows]
     assert {path: path.stat().st_mtime_ns for path in written} == written
     header, lines = ablation_table(again)
@@ -114,5 +123,68 @@ def test_results_that_are_not_ours_are_kept(digits_zoo, tmp_path):
 
 def test_an_unknown_subset(digits_zoo, tmp_path):
     with pytest.raises(UserError, match="'alignmnt' is unknown; choose from normalization"):
-        run_subsets(digits_config(), load_zoo(digits_zoo), tmp_path, only=["alignmnt"])
+        run_studies(digits_config(), load_zoo(digits_zoo), tmp_path, only=["alignmnt"])
     assert not list(tmp_path.iterdir())
+
+
+WHOLE = "normalization+alignment+behavior"
+
+
+def changes(part: TrainingConfig, config: TrainingConfig) -> dict:
+    """What a part has another than the configuration, fields of the model among them."""
+    flat, before = ({**asdict(one), **one.model_config().to_dict()} for one in (part, config))
+    return {key: value for key, value in flat.items() if value != before[key] and key != "model"}
+
+
+def test_a_study_changes_one_thing():
+    config = digits_config()
+    assert changes(contrast(config)["contrast"], config) == {"contrast_weight": 0.0996}
+    assert changes(permutation(config)["permutation"], config) == {"align": False, "permute": True}
+    widths = {name: changes(part, config)["neuron_latent_size"] for name, part in list(width(config).items())[1:]}
+    assert widths == {"width-4": 4, "width-8": 8, "width-32": 32}
+    fewer = size(replace(config, num_train_epochs=10), 150)
+    assert {name: part.num_train_epochs for name, part in fewer.items()} == {
+        WHOLE: 10,
+        "networks-50": 30,
+        "networks-100": 15,
+    }
+    for study in (contrast(config), permutation(config), width(config), size(config, 60)):
+        assert next(iter(study)) == WHOLE
+        assert study[WHOLE] == config
+
+
+def test_what_is_on_is_switched_off():
+    paper = TrainingConfig.from_yaml("mnist-paper")
+    assert changes(contrast(paper)["no-contrast"], paper) == {"contrast_weight": 0.0}
+    assert changes(permutation(paper)["no-permutation"], paper) == {"permute": False}
+    assert [part.model_config().latent_size for part in width(paper).values()] == [700, 175, 350, 1400]
+
+
+def test_a_zoo_of_fewer_networks_is_learned_from(hyperrep, digits_zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr("hyperrep.evaluation.ablation.SIZES", (13, 500))
+    given = " ".join(f"--{name} {value}" for name, value in QUICK.items())
+    line = f"evaluate ablation digits --zoo {digits_zoo} --output out {given} --study size --study width"
+    code, out, err = hyperrep(f"{line} --only networks-13 --only width-4")
+    assert code == 0, err
+    rows = [json.loads(line) for line in (tmp_path / "out" / "ablation.jsonl").read_text().splitlines()]
+    assert {row["method"]: row["settings"]["training_networks"] for row in rows} == {"networks-13": 13, "width-4": 14}
+    seen = {path.parts[-3]: json.loads(path.read_text())["rows"]["train"] for path in tmp_path.glob("out/*/results/*")}
+    assert seen == {"networks-13": 13 * 5, "width-4": 14 * 5}
+    table = " ".join(out.split())
+    assert "held-out networks, test images" in table
+    assert "training networks, validation images" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--study sizes", "study 'sizes' is unknown; choose from ingredients, contrast"),
+        ("--study size", "the zoo has 14 training networks; more than 50 are needed"),
+        ("--study contrast --only alignment", "part 'alignment' is unknown; choose from normalization"),
+    ],
+)
+def test_mistakes(hyperrep, digits_zoo, tmp_path, options, said):
+    code, _, err = hyperrep(f"evaluate ablation digits --zoo {digits_zoo} --output out {options}")
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "out" / "ablation.jsonl").exists()

@@ -14,6 +14,7 @@ ROOT = Path(hyperrep.__file__).parent
 STORY = (
     "errors",
     "version",
+    "tables",
     "files",
     "hub",
     "weights",

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hyperrep.errors import UserError
-from hyperrep.evaluation.plots import draw_boxes, plot_curves
+from hyperrep.evaluation.plots import draw_boxes, plot_against, plot_asked, plot_curves
 from hyperrep.files import output_folder
 from hyperrep.results import QUANTITIES, ResultRow, read_results, write_results
 
@@ -56,3 +56,49 @@ def test_boxes_stand_beside_curves_where_there_are_both(tmp_path, epochs, panels
     plot_curves(tmp_path / "plot.png", shown, "test_accuracy", QUANTITIES["test_accuracy"])
     width = Image.open(tmp_path / "plot.png").width
     assert (width > 1500) == (panels == 2)
+
+
+def drawn(monkeypatch) -> list[Figure]:
+    """Figures, as they are when they are written."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **named: [figures.append(self), save(self, *args, **named)]
+    )
+    return figures
+
+
+def asked(method: str, variant: str, accuracy: list[float], quantile: float | None = None) -> ResultRow:
+    settings = {} if quantile is None else {"quantile": quantile}
+    return ResultRow.of(
+        torch.tensor(accuracy), method=method, variant=variant, epoch=0, **FIELDS | {"settings": settings}
+    )
+
+
+def test_what_was_got_stands_beside_what_the_zoo_has(tmp_path, monkeypatch):
+    figures = drawn(monkeypatch)
+    made = [asked("zoo", "training models", [0.1, 0.5, 0.9])]
+    made += [asked("zoo", f"quantile {q}", [q - 0.1, q, q + 0.1], q) for q in (0.25, 0.75)]
+    made += [asked("S_Flow", f"quantile {q}", [0.3], q) for q in (0.25, 0.75)]  # a single network
+    made += [asked("S_KDE", "joint quantile 0.25", [0.2, 0.4, 0.6], 0.25)]
+    plot_asked(tmp_path / "plot.png", made)
+    zoo, flow, joint = figures[0].axes
+    assert [axes.get_title() for axes in figures[0].axes] == ["zoo", "S_Flow", "S_KDE joint"]
+    assert [label.get_text() for label in zoo.get_xticklabels()] == ["all", "0.25", "0.75"]
+    goal = next(line for line in flow.lines if line.get_linestyle() == "--")
+    assert goal.get_xdata().tolist() == [1, 2]
+    assert goal.get_ydata().tolist() == pytest.approx([25, 75])
+    assert {round(float(y)) for line in joint.lines for y in line.get_ydata()} == {20, 25, 30, 40, 50, 60}
+    plot_asked(tmp_path / "without.png", [row for row in made if row.method != "zoo"])  # of hyperrep 0.1.0
+    assert len(figures[1].axes) == 2
+
+
+def test_two_quantities_against_each_other(tmp_path, monkeypatch):
+    figures = drawn(monkeypatch)
+    made = [row for row in rows() if row.epoch == 0]
+    made += [replace(row, what="nearest_training_similarity") for row in made if row.method == "S_U"]
+    plot_against(tmp_path / "plot.png", made, "test_accuracy", "nearest_training_similarity")
+    (axes,) = figures[0].axes
+    (container,) = axes.containers  # S_KDE30 has no similarity
+    assert container.get_label() == "S_U"
+    assert container.lines[0].get_xydata().tolist() == [pytest.approx([20, 20])]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from hyperrep import load_zoo
 from hyperrep.evaluation import read_results
 from hyperrep.evaluation.bench import Bench
 from hyperrep.evaluation.experiments.targeted import _around
@@ -47,6 +48,13 @@ def test_asked_and_got(hyperrep, representation, digits_zoo, tmp_path, monkeypat
         assert agreement.mean == pytest.approx(spearmanr(asked, [row.mean for row in tested]).statistic, abs=1e-6)
         assert agreement.n == 4
         assert "nearest_training_similarity" in {row.what for row in of_this}
+    zoo = [row for row in rows if row.method == "zoo"]
+    assert [row.variant for row in zoo] == ["training models", *(f"quantile {q}" for q in (0.2, 0.4, 0.6, 0.8))]
+    assert {row.n for row in zoo[1:]} < set(range(1, zoo[0].n))
+    training = load_zoo(digits_zoo)["train"].select([21, 22, 23, 24, 25])
+    assert zoo[0].n == len(training)
+    assert zoo[0].mean == pytest.approx(training.metrics["test_accuracy"].mean().item(), abs=1e-6)
+    assert (model / "results" / "targeted.png").read_bytes()[:4] == b"\x89PNG"
     flows = [row.settings["sampling"] for row in rows if row.method == "S_Flow" and row.what == "test_accuracy"]
     assert [flow["quantile"] for flow in flows] == asked
     assert {(flow["guidance"], flow["temperature"]) for flow in flows} == {(2.0, 0.3)}

@@ -5,7 +5,6 @@ know is refused; the tag `weight-generation` says it. They name as `datasets` wh
 came from there, and the images.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -16,14 +15,15 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
 from .errors import UserError
-from .evaluation import experiment_class, experiment_names
+from .evaluation.report import described
 from .files import output_folder, read_json, signed_card
 from .files.writing import written_atomically
 from .hub import EMPTY
 from .publishing import TAGS
 from .representation import HyperRepConfig
-from .results import ResultRow, markdown_table, read_results, result_tables, stored_sampler
+from .results import ResultRow, read_results, stored_sampler
 from .samplers import CONFIG_NAME, SAMPLER_FOLDER, sampler_classes
+from .tables import markdown_table
 from .weights import WeightLayout
 
 
@@ -120,9 +120,7 @@ def _card(folder: Path, repo: str) -> str:
     config = _read_config(folder)
     training = _read_if_there(folder / "results" / "training.json")
     sampler = _read_if_there(folder / "sampler" / "sampler_config.json")
-    results = {path.stem: read_results(path) for path in sorted((folder / "results").glob("*.jsonl"))}
-    results = {name: rows for name, rows in results.items() if rows}
-    rows = [row for part in results.values() for row in part]
+    rows = [row for part in _read_all(folder).values() for row in part]
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
@@ -144,7 +142,7 @@ def _card(folder: Path, repo: str) -> str:
         latent_size=config.latent_size,
         model_table=_table({name: getattr(config, name) for name in MODEL_SETTINGS}),
         training=_training(training),
-        results=_results(results, folder),
+        results=result_sections(folder),
         sampler=" ".join(str(sampler[key]) for key in ("method", "variant") if sampler.get(key)) or "none",
     )
     return signed_card(data, text)
@@ -161,6 +159,11 @@ def _read_config(folder: Path) -> HyperRepConfig:
         return config
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _read_all(folder: Path) -> dict[str, list[ResultRow]]:
+    results = {path.stem: read_results(path) for path in sorted((folder / "results").glob("*.jsonl"))}
+    return {name: rows for name, rows in results.items() if rows}
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:
@@ -250,8 +253,9 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _results(results: Mapping[str, Sequence[ResultRow]], folder: Path) -> str:
-    """A section for each file of results, whatever it is about."""
+def result_sections(folder: Path) -> str:
+    """A section for each result file of a representation's folder, whatever it is about."""
+    results = _read_all(folder)
     if not results:
         return f"## Results\n\n{EMPTY}: run `hyperrep evaluate finetune`.\n"
     return "".join(_section(name, rows, folder) for name, rows in results.items())
@@ -259,11 +263,7 @@ def _results(results: Mapping[str, Sequence[ResultRow]], folder: Path) -> str:
 
 def _section(name: str, rows: Sequence[ResultRow], folder: Path) -> str:
     """Tables, plot, and what made the numbers of one result file."""
-    experiment = rows[0].experiment
-    title, about, tables = experiment, "", result_tables(rows)
-    if experiment in experiment_names():
-        kind = experiment_class(experiment)
-        title, about, tables = kind.title, inspect.getdoc(kind) or "", kind.tables(rows)
+    title, about, tables = described(rows)
     parts = [f"## {title}: {rows[0].target}", about, _populations(rows)]
     parts += [_stored(rows, folder)]
     parts += [f"{heading}:\n\n{markdown_table(header, lines)}" for heading, header, lines in tables]

@@ -20,7 +20,7 @@ from .hub import PushSettings, push_folder
 from .images import ImageSplit
 from .networks import has_layout, network_from
 from .population import choose_engine
-from .results import markdown_table
+from .tables import markdown_table
 from .weights import WeightLayout
 
 

@@ -12,8 +12,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .files import is_unchanged, output_folder, read_json, signed_card
 from .hub import EMPTY, PUBLISHED
-from .results import markdown_table
 from .samplers import CONFIG_NAME, SAMPLER_FOLDER, STATE_NAME
+from .tables import markdown_table
 
 
 TAGS = ["weight-space-learning", "hyper-representation", "model-zoo", "weight-generation"]

@@ -18,10 +18,8 @@ from torch import Tensor
 
 from .errors import UserError
 from .files import OutputFolder, construct, read_json_lines
+from .tables import Table
 from .version import __version__
-
-
-Table = tuple[str, list[str], list[list[str]]]  # title, header, lines
 
 
 @dataclass(frozen=True)
@@ -197,13 +195,6 @@ def results_table(
         n = next(row.n for row in found if row)
         lines.append([method, variant, str(n), *(quantity.shown(row) if row else "" for row in found)])
     return ["method", "variant", "n", *(f"epoch {epoch}" for epoch in epochs)], lines
-
-
-def markdown_table(header: list[str], lines: list[list[str]]) -> str:
-    """The table in Markdown; a bar or a line break in a cell does not end it."""
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in [header, *lines]]
-    cells.insert(1, ["---"] * len(header))
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 @cache

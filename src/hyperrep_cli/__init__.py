@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from . import evaluate, zoo
-from .commands import OVERRIDABLE, card, fit, push, sample, tell_once, train_representation
+from .commands import OVERRIDABLE, card, fit, push, results, sample, tell_once, train_representation
 from .environment import environment
 from .errors import sentence
 from .output import Unfailing
@@ -39,6 +39,7 @@ app.command()(fit)
 app.command()(sample)
 app.add_typer(evaluate.app, name="evaluate")
 app.command()(card)
+app.command()(results)
 app.command()(push)
 app.command("env")(environment)
 

@@ -1,14 +1,14 @@
-"""The commands beside `hyperrep zoo` and `hyperrep evaluate`: train, sample, card, push."""
+"""The commands beside `hyperrep zoo` and `hyperrep evaluate`: train, sample, card, results, push."""
 
 import json
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from .output import print_text
+from .output import print_table, print_text
 
 
 Representation = Annotated[str, typer.Argument(help="Folder or Hub id of a representation.")]
@@ -192,6 +192,26 @@ def card(
         from hyperrep.cards import write_model_card
 
         print_text(f"wrote {write_model_card(folder, repo or 'org/hyperrep', output)}")
+
+
+def results(
+    files: Annotated[list[Path], typer.Argument(help="Result files, such as results/finetune.jsonl.")],
+    form: Annotated[
+        Literal["terminal", "markdown", "latex"], typer.Option("--format", help="LaTeX needs the package booktabs.")
+    ] = "terminal",
+) -> None:
+    """Print the tables of result files: of any experiment, ablation or zoo."""
+    from hyperrep.evaluation.report import tables_of
+    from hyperrep.tables import latex_table, markdown_table
+
+    for heading, tables in [tables_of(path) for path in files]:  # all are read before anything is printed
+        for title, header, lines in tables:
+            if form == "terminal":
+                print_table(f"{heading}. {title}", header, lines)
+            elif form == "markdown":
+                print_text(f"**{heading}.** {title}\n\n{markdown_table(header, lines)}\n")
+            else:
+                print_text(latex_table(f"{heading}. {title}", header, lines) + "\n")
 
 
 def push(

@@ -115,10 +115,18 @@ def ablation(
     images: Annotated[
         str | None, typer.Option(help="Hub id or folder of the images. Default: as the zoo names them.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Subsets to run, such as normalization+behavior.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Runs to make, such as normalization+behavior. Default: all of a study.")
+    ] = None,
+    study: Annotated[
+        list[str], typer.Option(help="ingredients, contrast, permutation, width or size; may come several times.")
+    ] = ["ingredients"],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Train with every subset of loss normalisation, alignment and behavioural loss; run the reconstructed networks.
+
+    Other studies change one thing: contrast, permuted views, width of the latent, size of the zoo (50 to 700 training
+    networks).
 
     A run that was interrupted goes on where it was; those that are complete are not trained again. Any key of CONFIG
     can be given as --key value.
@@ -130,7 +138,7 @@ def ablation(
     hide_small_bars()
     keep_freed_memory()
     settings = TrainingConfig.from_yaml(config, parse_overrides(context.args))
-    rows = run_ablation(settings, zoo, images, output, only or ())
+    rows = run_ablation(settings, zoo, images, output, only or (), study)
     _print_results(rows, ablation_tables(rows), as_json)
 
 

@@ -46,6 +46,8 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
     from rich.markup import escape
     from rich.table import Table
 
+    from hyperrep.tables import holds_numbers
+
     plain = not _encoding().lower().startswith("utf")
 
     def text(cell: str) -> str:
@@ -54,9 +56,8 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
         return cell
 
     table = Table()
-    for name in header:
-        words = name in ("method", "variant", "ingredients")
-        table.add_column(escape(text(name)), justify="left" if words else "right", no_wrap=True)
+    for name, numbers in zip(header, holds_numbers(lines) or [False] * len(header)):
+        table.add_column(escape(text(name)), justify="right" if numbers else "left", no_wrap=True)
     for line in lines:
         table.add_row(*(escape(text(cell)) for cell in line))
     show(f"\n{escape(text(title))}", table)

@@ -126,7 +126,7 @@ def info(
 
 def _print_info(path: str | Path, as_json: bool = False) -> None:
     from hyperrep.zoo import load_zoo
-    from hyperrep.zoo.card import accuracy_by_epoch
+    from hyperrep.zoo.accuracy import accuracy_by_epoch
 
     zoo = load_zoo(path)
     config, statistics, published = zoo.config, accuracy_by_epoch(zoo.splits), zoo.config.published_accuracy()

@@ -55,6 +55,26 @@ def nearest_similarity(predictions: Tensor, others: Tensor | None, labels: Tenso
     return similarity.fill_diagonal_(-1.0).max(dim=1).values
 
 
+def nearest_other_similarity(
+    predictions: Tensor, models: Tensor, others: Tensor, other_models: Tensor, labels: Tensor
+) -> Tensor:
+    """Similarity of each checkpoint to its most similar one among those of other networks.
+
+    Args:
+        predictions (`Tensor`): (checkpoints, images), predicted classes.
+        models (`Tensor`): (checkpoints,), which network each is of.
+        others, other_models (`Tensor`): the same of those it is held against.
+        labels (`Tensor`): (images,)
+
+    Returns:
+        `Tensor`: (checkpoints,); empty where all are of one network.
+    """
+    same = models[:, None] == other_models[None]
+    if same.all():
+        return torch.empty(0)
+    return error_similarity(predictions, others, labels).masked_fill(same, -1.0).max(dim=1).values
+
+
 def last_rows(models: Tensor) -> Tensor:
     """Of networks' checkpoints (rows,), the last row of each network, (networks,), in the order of their numbers."""
     return torch.stack([(models == model).nonzero().flatten()[-1] for model in models.unique()])

@@ -149,6 +149,83 @@ def plot_novelty(path: Path, rows: Sequence[ResultRow]) -> None:
     plt.close(figure)
 
 
+def plot_against(path: Path, rows: Sequence[ResultRow], across: str, up: str) -> None:
+    """Two shares of each population against each other, before training, as a PNG: a cross from the lower to the upper
+    quartile of each, where they meet the medians. A colour is a method, a mark one of its variants."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    cells = {(row.what, row.method, row.variant): row for row in rows if row.epoch == 0}
+    names = [name for name in dict.fromkeys((row.method, row.variant) for row in rows) if (up, *name) in cells]
+    methods = list(dict.fromkeys(method for method, _ in names))
+    figure, axes = plt.subplots(figsize=(10, 6), layout="constrained")
+    for method, variant in names:
+        x, y = (100 * np.array(_spread(cells[what, method, variant])) for what in (across, up))
+        number = [other for name, other in names if name == method].index(variant)
+        axes.errorbar(
+            *(x[1], y[1]),
+            xerr=[[x[1] - x[0]], [x[2] - x[1]]],
+            yerr=[[y[1] - y[0]], [y[2] - y[1]]],
+            fmt="osD^vP*X"[number % 8],
+            color=f"C{methods.index(method)}" if method != "zoo" else "black",
+            label=f"{method} {variant}".strip().replace("_released", " released"),
+        )
+    labels = [f"{what.replace('_', ' ')}, %" for what in (across, up)]
+    axes.set(title=f"{rows[0].experiment} on {rows[0].target}", xlim=(0, 100), ylim=(0, 102))
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150, format="png")
+    plt.close(figure)
+
+
+def _spread(row: ResultRow) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile; of a single network, its number."""
+    least = row.quartiles or [row.mean] * 5
+    return least[1], least[2], least[3]
+
+
+def plot_asked(path: Path, rows: Sequence[ResultRow]) -> None:
+    """What was got for each quantile of accuracy that was asked for, as a PNG: a panel for each way of asking, a box
+    for each quantile (quartiles, and whiskers to the least and the greatest). The first panel is the zoo itself; its
+    medians, what one asks for, are the dashed line in the others."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    tested = [row for row in rows if row.what == "test_accuracy"]
+    panels: dict[str, list[ResultRow]] = {}
+    for row in tested:
+        panels.setdefault(f"{row.method} {row.variant.split('quantile')[0]}".strip(), []).append(row)
+    everything = panels.pop("zoo training models", [])
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 4.6), layout="constrained", squeeze=False, sharey=True
+    )
+    names = ("whislo", "q1", "med", "q3", "whishi")
+    goal = [(row.settings["quantile"], 100 * _spread(row)[1]) for row in panels.get("zoo", [])]
+    for panel, (title, found) in zip(axes[0], panels.items()):
+        shown = [*(everything if title == "zoo" else []), *found]
+        labels = [f"{row.settings['quantile']:.2g}" if "quantile" in row.settings else "all" for row in shown]
+        boxes = [dict(zip(names, 100 * np.array(row.quartiles or [row.mean] * 5))) for row in shown]
+        panel.bxp(boxes, showfliers=False, medianprops={"color": "C3"})
+        panel.set_xticks(range(1, len(labels) + 1), labels)
+        if goal and title != "zoo":
+            places = {label: place for place, label in enumerate(labels, 1)}
+            known = [
+                (places[f"{quantile:.2g}"], accuracy) for quantile, accuracy in goal if f"{quantile:.2g}" in places
+            ]
+            panel.plot(*zip(*known), "k--", linewidth=1, label="the zoo's median")
+            panel.legend(fontsize=8, frameon=False, loc="lower right")
+        panel.set(title=title, xlabel="quantile asked for")
+        panel.grid(alpha=0.3, axis="y")
+    axes[0, 0].set_ylabel(f"test accuracy on {rows[0].target}, %")
+    figure.savefig(path, dpi=150, format="png")
+    plt.close(figure)
+
+
 def draw_filters(axes, filters: Tensor) -> None:
     """Filters of several networks side by side, each network's in two rows.
 

@@ -1,19 +1,23 @@
-"""`hyperrep evaluate ...`: from a representation's folder to result files and a plot."""
+"""`hyperrep evaluate ...`: from a representation's folder to result files and a plot, and from these to tables."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import output_folder
+from ..files import output_folder, read_json_lines
 from ..population import choose_engine
 from ..representation.loading import load_representation
-from ..results import ResultRow, Table, write_results
+from ..results import ResultRow, read_results, result_tables, write_results
 from ..samplers import SAMPLER_FOLDER, Sampler
+from ..tables import Table
 from ..training import TrainingConfig
 from ..zoo import load_zoo, zoo_images
-from .ablation import ablation_table, plot_ablation, run_subsets
+from ..zoo.accuracy import accuracy_table, read_accuracy
+from .ablation import EXPERIMENT as ABLATION
+from .ablation import ablation_table, plot_ablation, run_studies
 from .bench import Bench, check_belongs
-from .experiment import Experiment
+from .experiment import Experiment, experiment_class, experiment_names
 from .progress import Progress
 
 
@@ -75,22 +79,59 @@ def run_experiment(
 
 
 def run_ablation(
-    config: TrainingConfig, zoo_path: str, images_source: str | None, output: Path, only: Sequence[str] = ()
+    config: TrainingConfig,
+    zoo_path: str,
+    images_source: str | None,
+    output: Path,
+    only: Sequence[str] = (),
+    studies: Sequence[str] = ("ingredients",),
 ) -> list[ResultRow]:
-    """Train with every subset of the configuration's ingredients, write `ablation.jsonl` and `ablation.png`. What is
-    complete is not trained again.
+    """Train with every subset of the configuration's ingredients, or with one thing changed, and write
+    `ablation.jsonl` and `ablation.png`. What is complete is not trained again.
 
     Raises:
-        UserError: as [`~hyperrep.evaluation.ablation.run_subsets`], or if the output cannot be written.
+        UserError: as [`~hyperrep.evaluation.ablation.run_studies`], or if the output cannot be written.
     """
     with output_folder(output, "ablation", "add") as out:
         out.check_replaceable("ablation.jsonl", "ablation.png")
-        rows = run_subsets(config, load_zoo(zoo_path), output, images_source, only)
+        rows = run_studies(config, load_zoo(zoo_path), output, images_source, only, studies)
         write_results(out, "ablation.jsonl", rows)
         out.write("ablation.png", lambda path: plot_ablation(path, rows))
     return rows
 
 
 def ablation_tables(rows: Sequence[ResultRow]) -> list[Table]:
-    """Accuracy and R² of every subset."""
+    """Accuracy and R² of every run."""
     return [("Accuracy of reconstructed networks, % (mean ± std)", *ablation_table(rows))]
+
+
+def described(rows: Sequence[ResultRow]) -> tuple[str, str, list[Table]]:
+    """What the rows of a file are about, in a few words and in more, and their tables.
+
+    Args:
+        rows (`list[ResultRow]`): of one experiment, at least one; it need not be known here.
+    """
+    name = rows[0].experiment
+    if name == ABLATION:
+        return "Ablation", "", ablation_tables(rows)
+    if name in experiment_names():
+        kind = experiment_class(name)
+        return kind.title, inspect.getdoc(kind) or "", kind.tables(rows)
+    return name, "", result_tables(rows)
+
+
+def tables_of(path: str | Path) -> tuple[str, list[Table]]:
+    """The tables of a result file, and their heading: of an experiment, of an ablation, or of a zoo.
+
+    Raises:
+        UserError: names the file and the line that is damaged, or says that there is no number.
+    """
+    lines = read_json_lines(path)
+    if not lines:
+        raise UserError(f"{path} holds no numbers.")
+    if "experiment" not in lines[0][1] and "split" in lines[0][1]:
+        title = "Test accuracy of a zoo, % (mean ± std over n networks)"
+        return "Zoo", [(title, *accuracy_table(read_accuracy(path)))]
+    rows = read_results(path)
+    heading, _, tables = described(rows)
+    return f"{heading}: {rows[0].target}", tables

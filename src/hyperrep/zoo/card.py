@@ -1,6 +1,5 @@
 """The card of a zoo: README.md with metadata, statistics and a picture, made from the data alone."""
 
-import json
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -9,6 +8,8 @@ import torch
 
 from ..files import signed_card
 from ..networks.describe import describe, plain
+from ..tables import markdown_table
+from .accuracy import AccuracyRow, accuracy_by_epoch, accuracy_rows, accuracy_table, write_accuracy
 from .config import OPTIONAL, ZooConfig, listed
 from .protocol import NETWORK_FACTORS
 from .split import METRICS, ZooSplit
@@ -96,8 +97,9 @@ def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], rep
 
     published = config.published_accuracy()
     known = any(rows.metrics["test_accuracy"].isfinite().any() for rows in splits.values())
+    rows = accuracy_rows(splits, published) if known else []
     if known:
-        _write_results(folder / "results" / "accuracy.jsonl", splits, published)
+        write_accuracy(folder / "results" / "accuracy.jsonl", rows)
         plot_accuracy(folder / "accuracy.png", config, splits, published)
     built = "recipe" in config.protocol  # and not somebody's own, of which less is known
 
@@ -125,7 +127,7 @@ def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], rep
         num_epochs=len(config.epochs),
         num_rows=f"{sum(map(len, splits.values())):,}",
         repo=repo or f"org/cnn-zoo-{config.protocol.get('name', 'own')}",
-        accuracy=_accuracy(config, splits, published) if known else "",
+        accuracy=_accuracy(config, rows) if known else "",
         factors_table=_factors_table(config, splits) if known else "",
         columns="".join(f", `{name}`" for name in (*OPTIONAL, *config.factors()) if name not in config.unknown),
         units=_units(built) if set(METRICS) - set(config.unknown) else "",
@@ -150,9 +152,10 @@ def _units(built: bool) -> str:
     return f"Losses are in nats, accuracies 0 to 1{running if built else ''}; {gap}.\n"
 
 
-def _accuracy(config: ZooConfig, splits: dict[str, ZooSplit], published: dict[int, Any]) -> str:
+def _accuracy(config: ZooConfig, rows: list[AccuracyRow]) -> str:
+    published = config.published_accuracy()
     return _ACCURACY.substitute(
-        accuracy_table=_accuracy_table(splits, published),
+        accuracy_table=markdown_table(*accuracy_table(rows)),
         published_note="Published values: rows B_T of Schürholt et al., NeurIPS 2022. " if published else "",
         test_note=_test_note(config),
         images_note=_images_note(config),
@@ -219,44 +222,6 @@ def _command(config: ZooConfig) -> str:
     return " ".join([*parts, f"--output cnn-zoo-{protocol['name']}"])
 
 
-def accuracy_by_epoch(splits: dict[str, ZooSplit]) -> dict[int, tuple[float, float, int]]:
-    """Epoch to mean and std (ddof 0) of test accuracy in per cent, and the number of models, over all splits."""
-    epoch = torch.cat([rows.epoch for rows in splits.values()])
-    accuracy = 100 * torch.cat([rows.metrics["test_accuracy"] for rows in splits.values()])
-    statistics = {}
-    for value in sorted(set(epoch.tolist())):
-        selected = accuracy[epoch == value]
-        statistics[value] = (selected.mean().item(), selected.std(correction=0).item(), len(selected))
-    return statistics
-
-
-def _accuracy_table(splits: dict[str, ZooSplit], published: dict[int, Any]) -> str:
-    everyone, test = accuracy_by_epoch(splits), accuracy_by_epoch({"test": splits["test"]})
-    header = ["epoch", "all models", "n", "test split (B_T)", "n", *(["published"] if published else [])]
-    rows = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    for epoch, (mean, std, count) in everyone.items():
-        if epoch in {0, 1, 5, 10, 25, 50, max(everyone)} or epoch in published:
-            held_out = "{:.1f} ± {:.1f} | {}".format(*test[epoch]) if epoch in test else " | 0"
-            row = f"| {epoch} | {mean:.1f} ± {std:.1f} | {count} | {held_out} |"
-            reference = "{:.1f} ± {:.1f}".format(*published[epoch]) if epoch in published else ""
-            rows.append(f"{row} {reference} |" if published else row)
-    return "\n".join(rows)
-
-
-def _write_results(path: Path, splits: dict[str, ZooSplit], published: dict[int, Any]) -> None:
-    """Test accuracy (0 to 1) of every stored epoch, of all models and of the test split's, one JSON line each."""
-    lines = []
-    for name, chosen in {"all": splits, "test": {"test": splits["test"]}}.items():
-        for epoch, (mean, std, count) in accuracy_by_epoch(chosen).items():
-            row = {"what": "test_accuracy", "split": name, "epoch": epoch, "n": count}
-            row |= {"mean": round(mean / 100, 6), "std": round(std / 100, 6)}
-            if epoch in published:
-                row["published"] = [round(value / 100, 6) for value in published[epoch]]
-            lines.append(json.dumps(row) + "\n")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(lines))
-
-
 def _test_note(config: ZooConfig) -> str:
     last = config.protocol.get("epochs", max(config.epochs))
     test_epochs = config.protocol.get("test_epochs", last)
@@ -271,8 +236,7 @@ def _factors_table(config: ZooConfig, splits: dict[str, ZooSplit]) -> str:
         return ""
     last_epoch = config.protocol.get("epochs", max(config.epochs))
     epoch = max((epoch for epoch in config.epochs if epoch <= last_epoch), default=config.epochs[0])
-    rows = ["", "", "## Generating factors", "", f"At epoch {epoch}, over all values of the other factors.", ""]
-    rows += ["| factor | value | test accuracy | models |", "|---|---|---|---|"]
+    lines = []
     last = [split.epoch == epoch for split in splits.values()]
     accuracy = 100 * torch.cat([split.metrics["test_accuracy"][at] for split, at in zip(splits.values(), last)])
     for name, values in config.factors().items():
@@ -283,8 +247,9 @@ def _factors_table(config: ZooConfig, splits: dict[str, ZooSplit]) -> str:
             selected = accuracy[[i for i, other in enumerate(of_model) if other == value]]
             if len(selected):
                 spread = f"{selected.mean():.1f} ± {selected.std(correction=0):.1f}"
-                rows.append(f"| {name} | {value} | {spread} | {len(selected)} |")
-    return "\n".join(rows)
+                lines.append([name, str(value), spread, str(len(selected))])
+    table = markdown_table(["factor", "value", "test accuracy", "models"], lines)
+    return f"\n\n## Generating factors\n\nAt epoch {epoch}, over all values of the other factors.\n\n{table}"
 
 
 def _saw_a_part(config: ZooConfig) -> bool:

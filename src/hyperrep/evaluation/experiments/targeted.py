@@ -1,8 +1,9 @@
 """Does one get the accuracy that one asks for?"""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from ...samplers.flow import FlowSampler, quantiles_of
 from ..bench import Bench
 from ..experiment import Experiment, Measured, measured, setting
 from ..novelty import similarities
+from ..plots import plot_asked
 from ..populations import Population, population_of
 from ..progress import Progress
 
@@ -33,7 +35,7 @@ class Targeted(Experiment):
 
     Beside it stand kernel densities over the training networks around each quantile, a twentieth of them on each side,
     and how similar each network is to the nearest training network and to its nearest sibling: who copies gets what is
-    asked for.
+    asked for. The zoo's rows are the test accuracies of those training networks, and of all.
     """
 
     name: ClassVar[str] = "targeted"
@@ -56,6 +58,7 @@ class Targeted(Experiment):
 
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:
         asked = [(i + 1) / (self.quantiles + 1) for i in range(self.quantiles)]
+        yield from self._zoo(bench, asked)
         flow = self._flow(bench)
         drawn = {
             ("S_Flow", ""): [
@@ -95,6 +98,22 @@ class Targeted(Experiment):
             row.n = len(accuracies)
             yield row
 
+    def _zoo(self, bench: Bench, asked: list[float]) -> Iterator[ResultRow]:
+        """What the zoo has at each quantile, and altogether: test accuracies, where they are known."""
+        fields = bench.fields(self.name, self.seed) | {"method": "zoo", "epoch": 0, "seconds": 0.0}
+        circumstances, accuracy = fields["settings"], bench.training.metrics["test_accuracy"]
+        parts = {"training models": torch.arange(len(accuracy))}
+        parts |= {_kind("", quantile): _chosen(bench, quantile) for quantile in asked}
+        for (variant, chosen), quantile in zip(parts.items(), [None, *asked]):
+            known = accuracy[chosen][accuracy[chosen].isfinite()]
+            if len(known):
+                fields["settings"] = circumstances | ({} if quantile is None else {"quantile": quantile})
+                yield ResultRow.of(known, what="test_accuracy", variant=variant, **fields)
+
+    @classmethod
+    def plot(cls, path: Path, rows: Sequence[ResultRow]) -> None:
+        plot_asked(path, rows)
+
     def _flow(self, bench: Bench) -> FlowSampler:
         flow = fit_to_known(
             FlowSampler(top=None, guidance=self.guidance, temperature=self.temperature, steps=self.steps),
@@ -108,15 +127,24 @@ class Targeted(Experiment):
 
     def _drawn(self, bench: Bench, method: str, i: int, quantile: float, sampler: Sampler) -> Population:
         seed = self.seed + i
-        kind = f"{getattr(sampler, 'variant', '')} quantile {quantile:.6g}".strip()
+        kind = _kind(getattr(sampler, "variant", ""), quantile)
         made: dict[str, Any] = {"sampling_seed": seed, "quantile": quantile}
         return population_of(bench, method, kind, "latents", sampler, self.num_models, seed, made)
 
 
+def _kind(variant: str, quantile: float) -> str:
+    return f"{variant} quantile {quantile:.6g}".strip()
+
+
 def _around(bench: Bench, quantile: float, variant: str) -> KDESampler:
     """A kernel density over those training networks whose accuracy is nearest in rank to what is asked for."""
+    chosen, scores = _chosen(bench, quantile), bench.training.metrics["validation_accuracy"]
+    return KDESampler(variant=variant, top=None).fit(bench.latents[chosen], scores[chosen], bench.model.latent_places)
+
+
+def _chosen(bench: Bench, quantile: float) -> Tensor:
+    """Rows of the training networks around a quantile of validation accuracy."""
     scores = bench.training.metrics["validation_accuracy"]
     known = torch.isfinite(scores).nonzero().flatten()
     away = (quantiles_of(scores[known]) - quantile).abs()
-    chosen = known[away <= away.min().clamp_min(AROUND)]
-    return KDESampler(variant=variant, top=None).fit(bench.latents[chosen], scores[chosen], bench.model.latent_places)
+    return known[away <= away.min().clamp_min(AROUND)]
