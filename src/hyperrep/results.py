@@ -49,6 +49,7 @@ QUANTITIES = {
     "nearest_training_similarity": Quantity("Error-set similarity to the nearest training model, % (100 = a copy)"),
     "nearest_sample_similarity": Quantity("Error-set similarity to the nearest network of the same population, %"),
     "ensemble_accuracy": Quantity("Test accuracy of the majority vote of n networks, %", of_all=True),
+    "wall_time": Quantity("Wall time, seconds", in_per_cent=False, of_all=True),
 }
 SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)  # those of the poster; the last one is always shown
 

@@ -60,7 +60,7 @@ class Memorisation(Experiment):
         self.draws = planned(self.methods, top=self.top, bandwidth=self.bandwidth)
 
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:
-        check_memory(bench, self.draws, self.num_models * len(LADDER))
+        check_memory(bench, self.draws, self.num_models)
         fields = bench.fields(self.name, self.seed)
         settings = fields["settings"] | {"num_models": self.num_models, "sampling_seed": self.seed}
         settings |= {"noise_scales": list(LADDER), "as_good": AS_GOOD}
