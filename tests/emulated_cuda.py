@@ -19,11 +19,12 @@ SHARED_MEMORY = 227 << 10  # of an H100's block
 
 @cache
 def compiled(constants: Constants) -> ctypes.CDLL:
-    folder = Path(tempfile.mkdtemp(prefix="emulated-cuda-"))
-    (folder / "kernels.cpp").write_text(constants.source())
-    command = [*_find_compiler(), "-std=c++17", "-O2", "-w", "-shared", "-fPIC", "kernels.cpp", "-o", "kernels.so"]
-    subprocess.run(command, cwd=folder, check=True)
-    return ctypes.CDLL(str(folder / "kernels.so"))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "kernels.cpp").write_text(constants.source())
+        # GCC 12 gets pools wrong with -O1
+        command = [*_find_compiler(), "-std=c++17", "-O2", "-w", "-shared", "-fPIC", "kernels.cpp", "-o", "kernels.so"]
+        subprocess.run(command, cwd=folder, check=True)
+        return ctypes.CDLL(str(Path(folder) / "kernels.so"))
 
 
 class EmulatedCudaEngine(CudaEngine):
