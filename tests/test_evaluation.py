@@ -135,20 +135,29 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
         row = found["test_accuracy", "B_T", "", epoch]
         assert (row.n, row.mean) == (len(accuracy), pytest.approx(accuracy.mean().item()))
         assert row.std == pytest.approx(accuracy.std(correction=0).item())
+    # training networks as they are, to be trained on
+    last = zoo["train"].select([25])
+    row = found["test_accuracy", "B_F", "", 0]
+    assert row.mean == pytest.approx(last.metrics["test_accuracy"][:4].double().mean().item())
+    assert row.settings["models"] == last.model_id[:4].tolist()
+    assert row.interval is not None
+    assert row.interval[0] <= row.mean <= row.interval[1]
+    assert set(row.p_values) == {"B_T", "B_KDE30 independent"}
+    assert found["test_accuracy", "B_KDE30", "independent", 0].p_values is None  # not against itself
     # a density this narrow over whole weight vectors gives copies, and the similarity says so
     copies = found["nearest_training_similarity", "B_KDE30", "joint", 0].mean
     assert copies > 0.8 > found["nearest_training_similarity", "B_KDE30", "independent", 0].mean
-    assert engine.epochs == 7
+    assert engine.epochs == 8
 
     again = evaluate()
-    assert engine.epochs == 7  # everything was kept
+    assert engine.epochs == 8  # everything was kept
     assert [row.mean for row in again] == [row.mean for row in rows]
     (tmp_path / ".finetune" / "S_U-only.json").unlink()  # as if it had been interrupted before the last
     again = evaluate()
-    assert engine.epochs == 8
+    assert engine.epochs == 9
     assert [row.mean for row in again] == [row.mean for row in rows]
     evaluate(seed=1)
-    assert engine.epochs == 15  # other samples are other populations
+    assert engine.epochs == 17  # other samples are other populations
 
     # every setting that made a number stands in its row
     settings = found["test_accuracy", "S_KDE30", "independent", 1].settings
@@ -171,6 +180,7 @@ def test_finetuning_every_population(representation, digits_zoo, tmp_path):
     titles = [title for title, _, _ in Finetune.tables(rows)]
     assert [title.split(",")[0] for title in titles] == [
         "Test accuracy",
+        "95 % interval of the mean test accuracy",
         "Error-set similarity to the nearest training model",
         "Error-set similarity to the nearest network of the same population",
         "Test accuracy of the majority vote of n networks",

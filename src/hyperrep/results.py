@@ -51,6 +51,9 @@ QUANTITIES = {
     "ensemble_accuracy": Quantity("Test accuracy of the majority vote of n networks, %", of_all=True),
     "wall_time": Quantity("Wall time, seconds", in_per_cent=False, of_all=True),
 }
+OPTIONAL = ("quartiles", "interval", "p_values")  # fields that a line need not have
+MARKS = ("†", "‡", "§")  # of populations that a number differs from
+SIGNIFICANT = 0.05
 SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)  # those of the poster; the last one is always shown
 
 
@@ -74,6 +77,8 @@ class ResultRow:
         settings (`dict`): everything else that made the number; empty in files of hyperrep 0.1.0.
         quartiles (`list[float]`, *optional*): least, lower quartile, median, upper quartile and greatest; where there
             is one number a network, and not in files of hyperrep 0.1.0.
+        interval (`list[float]`, *optional*): 95 % confidence interval of the mean.
+        p_values (`dict[str, float]`, *optional*): of no difference from another population, by its name.
 
     Raises:
         UserError: if a number is not finite.
@@ -96,6 +101,13 @@ class ResultRow:
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
     quartiles: list[float] | None = None
+    interval: list[float] | None = None
+    p_values: dict[str, float] | None = None
+
+    @property
+    def population(self) -> str:
+        """Method and variant."""
+        return f"{self.method} {self.variant}".strip()
 
     def __post_init__(self):
         numbers = {"mean": self.mean, "std": self.std, "seconds": self.seconds}
@@ -109,6 +121,8 @@ class ResultRow:
             )
         if self.quartiles is not None and (len(self.quartiles) != 5 or sorted(self.quartiles) != self.quartiles):
             raise UserError(f"{self.what} of {self.method}, epoch {self.epoch}: quartiles {self.quartiles} are none.")
+        if self.interval is not None and (len(self.interval) != 2 or sorted(self.interval) != self.interval):
+            raise UserError(f"{self.what} of {self.method}, epoch {self.epoch}: interval {self.interval} is none.")
 
     @classmethod
     def of(cls, values: Tensor, **fields) -> "ResultRow":
@@ -120,7 +134,7 @@ class ResultRow:
 
     def to_dict(self) -> dict[str, Any]:
         """What a line of a file says."""
-        return {name: value for name, value in asdict(self).items() if name != "quartiles" or value is not None}
+        return {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value is not None}
 
 
 def write_results(output: OutputFolder, name: str, rows: Iterable[ResultRow]) -> Path:
@@ -177,7 +191,13 @@ def result_tables(rows: Sequence[ResultRow], quantities: Mapping[str, Quantity] 
     tables = []
     for what in [*(what for what in known if what in found), *(what for what in found if what not in known)]:
         quantity = known.get(what) or Quantity(what.replace("_", " "), in_per_cent=False)
-        tables.append((quantity.title, *results_table(shown, what, quantity)))
+        title = quantity.title
+        if rivals := rivals_of(row for row in shown if row.what == what):
+            title += "; " + ", ".join(f"{mark} not as {rival}" for rival, mark in zip(rivals, MARKS))
+            title += f" (Mann-Whitney, Holm, p < {SIGNIFICANT})"
+        tables.append((title, *results_table(shown, what, quantity)))
+    if intervals := interval_table(shown):
+        tables.insert(1, intervals)
     return tables
 
 
@@ -190,12 +210,43 @@ def results_table(
     epochs = sorted({row.epoch for row in rows})
     populations = list(dict.fromkeys((row.method, row.variant) for row in rows))
     cells = {(row.method, row.variant, row.epoch): row for row in rows}
+    marks = dict(zip(rivals_of(rows), MARKS))
     lines = []
     for method, variant in populations:
         found = [cells.get((method, variant, epoch)) for epoch in epochs]
         n = next(row.n for row in found if row)
-        lines.append([method, variant, str(n), *(quantity.shown(row) if row else "" for row in found)])
+        lines.append(
+            [method, variant, str(n), *(quantity.shown(row) + _marked(row, marks) if row else "" for row in found)]
+        )
     return ["method", "variant", "n", *(f"epoch {epoch}" for epoch in epochs)], lines
+
+
+def rivals_of(rows: Iterable[ResultRow]) -> list[str]:
+    """The populations that numbers were tested against."""
+    return list(dict.fromkeys(rival for row in rows for rival in row.p_values or ()))
+
+
+def _marked(row: ResultRow, marks: Mapping[str, str]) -> str:
+    found = "".join(mark for rival, mark in marks.items() if (row.p_values or {}).get(rival, 1.0) < SIGNIFICANT)
+    return f" {found}" if found else ""
+
+
+def interval_table(rows: Sequence[ResultRow]) -> Table | None:
+    """Confidence intervals of mean test accuracies, in per cent, as [`results_table`]; `None` if there are none."""
+    found = [row for row in rows if row.what == "test_accuracy" and row.interval is not None]
+    if not found:
+        return None
+    epochs = sorted({row.epoch for row in found})
+    cells = {
+        (row.population, row.epoch): f"{100 * row.interval[0]:.1f} to {100 * row.interval[1]:.1f}"
+        for row in found
+        if row.interval is not None
+    }
+    lines = [
+        [name, *(cells.get((name, epoch), "") for epoch in epochs)]
+        for name in dict.fromkeys(r.population for r in found)
+    ]
+    return "95 % interval of the mean test accuracy, %", ["networks", *(f"epoch {epoch}" for epoch in epochs)], lines
 
 
 @cache

@@ -19,6 +19,7 @@ from ..samplers import Sampler, fit_to_known, sampler_classes
 from ..weights import WeightLayout
 from ..zoo import load_zoo
 from .bench import Bench
+from .novelty import last_rows
 
 
 STORED = "S_stored"
@@ -177,6 +178,15 @@ def population_of(
     except UserError as error:
         raise UserError(f"{method} {variant}: {error}") from error
     return Population(method, variant, weights, made)
+
+
+def of_the_zoo(bench: Bench, num_models: int) -> Population:
+    """B_F: the first training networks as they are after their last epoch, to be trained on (`direct` in the code of
+    arXiv 2209.14733); fewer than asked for if there are no more."""
+    training = bench.training
+    chosen = last_rows(training.model_id)[:num_models]
+    made = {"space": "weights", "models": training.model_id[chosen].tolist()}
+    return Population("B_F", "", training.weights[chosen], made)
 
 
 def from_folder(bench: Bench, folder: str) -> Population:

@@ -11,19 +11,24 @@ from torch import Tensor
 from ..errors import UserError
 from ..representation.batched import decode_rows, encode_rows
 from ..results import ResultRow
+from ..zoo import Zoo
 from .bench import Bench
 from .novelty import last_rows, nearest_similarity, vote_accuracy
 
 
 def trained_from_scratch(bench: Bench, fields: dict[str, Any]) -> Iterator[ResultRow]:
     """B_T: the zoo's test split, which was trained from scratch already; every model counts, none is filtered out."""
-    test = bench.zoo["test"]
     fields = fields | {"settings": fields["settings"] | {"epochs_seen": None, "weight_threshold": None}}
-    for epoch in sorted(set(test.epoch.tolist())):
-        accuracy = test.metrics["test_accuracy"][test.epoch == epoch]
+    for epoch, accuracy in scratch_accuracies(bench.zoo).items():
         yield ResultRow.of(
             accuracy, what="test_accuracy", method="B_T", variant="", epoch=epoch, seconds=0.0, **fields
         )
+
+
+def scratch_accuracies(zoo: Zoo) -> dict[int, Tensor]:
+    """Test accuracies (networks,) of the zoo's test split, by epoch."""
+    test = zoo["test"]
+    return {epoch: test.metrics["test_accuracy"][test.epoch == epoch] for epoch in sorted(set(test.epoch.tolist()))}
 
 
 def reconstructions(bench: Bench, fields: dict[str, Any]) -> Iterator[ResultRow]:
@@ -71,4 +76,4 @@ def _finite(weights: Tensor, name: str) -> Tensor:
     return weights
 
 
-__all__ = ["best_of_the_zoo", "reconstructions", "trained_from_scratch"]
+__all__ = ["best_of_the_zoo", "reconstructions", "scratch_accuracies", "trained_from_scratch"]

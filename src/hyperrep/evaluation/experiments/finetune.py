@@ -1,28 +1,28 @@
 """The poster's first table: do generated networks start better, and train better, than random ones?"""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from torch import Tensor
-
 from ...errors import UserError
-from ...population import train_population
 from ...results import ResultRow
 from ...samplers import settings_class
+from ...tables import Table
 from ..bench import Bench
-from ..experiment import Experiment, Measured, measured, order_seeds, setting
-from ..novelty import similarities
-from ..populations import check_memory, draw_populations, planned
+from ..curves import Training, accuracies, curves
+from ..experiment import Experiment, order_seeds, setting
+from ..populations import check_memory, draw_populations, of_the_zoo, planned
 from ..progress import Progress
-from ..references import best_of_the_zoo, reconstructions, trained_from_scratch
+from ..published import beside_published
+from ..references import best_of_the_zoo, reconstructions, scratch_accuracies, trained_from_scratch
+from ..significance import with_significance
 
 
 @settings_class
 class Finetune(Experiment):
-    """Networks trained from scratch (B_T, the zoo's test split), drawn from a density over weights (B_...) or over
-    latents (S_...; a number is the share of the best training networks in per cent, S_stored the sampler that ships
-    with the representation), at every epoch of training by the zoo's own recipe.
+    """Networks trained from scratch (B_T, the zoo's test split), training networks trained on (B_F), and networks
+    drawn from a density over weights (B_...) or over latents (S_...; a number is the share of the best training
+    networks in per cent, S_stored the sampler that ships with the representation), at every epoch of training by the
+    zoo's own recipe, with a fresh optimiser.
 
     Beside them stand the zoo itself, its reconstructions, and, before any training, how similar each network is to
     the nearest training network and to its nearest sibling, by the test images they get wrong.
@@ -51,26 +51,26 @@ class Finetune(Experiment):
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:
         check_memory(bench, self.draws, self.num_models)
         fields = bench.fields(self.name, self.seed)
-        yield from trained_from_scratch(bench, fields)
-        yield from reconstructions(bench, fields)
-        yield from best_of_the_zoo(bench, self.top, fields)
+        protocol = bench.zoo.config.protocol["name"]
+        fields["settings"] |= {"protocol": protocol, "target_protocol": protocol}
+        rows = [
+            *trained_from_scratch(bench, fields),
+            *reconstructions(bench, fields),
+            *best_of_the_zoo(bench, self.top, fields),
+        ]
+        samples = {"B_T": {epoch: values.tolist() for epoch, values in scratch_accuracies(bench.zoo).items()}}
+        training = Training(bench.network, bench.recipe, bench.images, self.order_seeds, self.epochs)
+        settings = fields["settings"] | {"num_models": self.num_models, "sampling_seed": self.seed}
+        drawn = [
+            of_the_zoo(bench, self.num_models),
+            *draw_populations(bench, self.draws, self.num_models, self.seed),
+        ]
+        for population, outcome in curves(bench, training, drawn, settings, progress):
+            found = list(outcome.rows(method=population.method, variant=population.variant, **fields))
+            samples[found[0].population] = accuracies(outcome)
+            rows += found
+        yield from with_significance(rows, samples, self.seed)
 
-        def measure(weights: Tensor, report: Callable[[int], object]) -> Measured:
-            accuracy = {}
-            for result in train_population(
-                bench.network, bench.recipe, bench.images, self.order_seeds, self.epochs, bench.engine, weights=weights
-            ):
-                accuracy[result.epoch] = result.test.accuracy
-                report(len(weights) if result.epoch else 0)
-            return {"test_accuracy": accuracy} | similarities(bench, bench.answers(weights))
-
-        settings = fields["settings"] | {
-            "num_models": self.num_models,
-            "fine_tuning_epochs": self.epochs,
-            "sampling_seed": self.seed,
-            "order_seeds": [self.order_seeds[0], self.order_seeds[-1]],
-            "recipe": json.loads(json.dumps(bench.zoo.config.protocol["recipe"])),
-        }
-        drawn = list(draw_populations(bench, self.draws, self.num_models, self.seed))
-        for population, outcome in measured(drawn, settings, measure, self.num_models * self.epochs, progress):
-            yield from outcome.rows(method=population.method, variant=population.variant, **fields)
+    @classmethod
+    def tables(cls, rows: Sequence[ResultRow]) -> list[Table]:
+        return beside_published(super().tables(rows), rows)
