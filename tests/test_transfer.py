@@ -43,11 +43,11 @@ def test_networks_are_trained_on_the_other_images(hyperrep, representation, digi
     assert accuracy["B_F", 0].mean < 0.6
     assert accuracy["B_F", 0].p_values.keys() == {"B_T"}
     assert "B_F" in printed
-    # the same images give what the zoo has: nothing is lost on the way
+    # the right way up they work from the start
     code, _, err = hyperrep(f"{command}-same")
     assert code == 0, err
     same = {(row.method, row.epoch): row for row in read_results(tmp_path / "results-same" / "transfer.jsonl")}
-    assert same["B_F", 0].mean > 0.8
+    assert same["B_F", 0].mean > accuracy["B_F", 0].mean + 0.2
 
 
 @pytest.mark.parametrize(
