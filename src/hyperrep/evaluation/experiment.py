@@ -90,6 +90,7 @@ def measured(
     work: int,
     progress: Progress | None = None,
     desc: str = "fine-tuning",
+    numbers: int | None = None,
 ) -> Iterator[tuple[Population, Outcome]]:
     """Measure one population after the other, with a bar; what an interrupted run has kept is read.
 
@@ -100,6 +101,7 @@ def measured(
             argument.
         work (`int`): model-epochs of one population.
         progress ([`Progress`], *optional*)
+        numbers (`int`, *optional*): how many `measure` gives of each quantity; by default one a network.
 
     Raises:
         UserError: if files of [`Progress`] cannot be written, or as `measure` does.
@@ -116,7 +118,8 @@ def measured(
                     what: {str(epoch): numbers.tolist() for epoch, numbers in epochs.items()}
                     for what, epochs in measure(population.weights, bar.update).items()
                 }
-                outcome = Outcome(made, len(population.weights), values, time.perf_counter() - started)
+                count = len(population.weights) if numbers is None else numbers
+                outcome = Outcome(made, count, values, time.perf_counter() - started)
                 if progress is not None:
                     progress.write(population.name, outcome)
             else:

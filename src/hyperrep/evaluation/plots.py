@@ -1,6 +1,6 @@
 """Plots made from result rows and weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,8 @@ def draw_curves(
         what (`str`), quantity ([`Quantity`]): what is drawn.
         first_only (`bool`): of each method, no variant but the first.
     """
-    curves = [row for row in rows if row.what == what and ("sampling" in row.settings or row.method == "B_T")]
+    unsampled = ("B_T", "B_F")
+    curves = [row for row in rows if row.what == what and ("sampling" in row.settings or row.method in unsampled)]
     if not curves:  # of a version that did not say how populations were made
         curves = [row for row in rows if row.what == what]
     last = max((row.epoch for row in curves if row.method != "B_T"), default=max(row.epoch for row in curves))
@@ -185,6 +186,42 @@ def _spread(row: ResultRow) -> tuple[float, float, float]:
     """Lower quartile, median and upper quartile; of a single network, its number."""
     least = row.quartiles or [row.mean] * 5
     return least[1], least[2], least[3]
+
+
+def plot_ensembles(path: Path, rows: Sequence[ResultRow], quantities: Mapping[str, Quantity]) -> None:
+    """Every quantity over the size of ensembles, as a PNG: a column for each, a row for each epoch, a line with error
+    bars for each population."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    epochs = sorted({row.epoch for row in rows})
+    size = (3.6 * len(quantities), 3.2 * len(epochs))
+    figure, axes = plt.subplots(
+        len(epochs), len(quantities), figsize=size, layout="constrained", squeeze=False, sharex=True, sharey="col"
+    )
+    for line, epoch in zip(axes, epochs):
+        for panel, (what, quantity) in zip(line, quantities.items()):
+            scale = 100 if quantity.in_per_cent else 1
+            found: dict[str, list[ResultRow]] = {}
+            for row in rows:
+                if (row.what, row.epoch) == (what, epoch):
+                    found.setdefault(row.population.rpartition("of ")[0].strip(), []).append(row)
+            for number, (label, several) in enumerate(found.items()):
+                several.sort(key=lambda row: row.settings["members"])
+                members = [row.settings["members"] for row in several]
+                means, stds = ([scale * getattr(row, name) for row in several] for name in ("mean", "std"))
+                panel.errorbar(members, means, stds, marker="o", markersize=3, color=f"C{number}", label=label)
+            panel.set(title=f"{what.replace('_', ' ')}{', %' if quantity.in_per_cent else ''}")
+            panel.grid(alpha=0.3)
+        line[0].set_ylabel(f"{rows[0].target}, epoch {epoch}")
+    for panel in axes[-1]:
+        panel.set(xlabel="members", xscale="log")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=120, format="png")
+    plt.close(figure)
 
 
 def plot_asked(path: Path, rows: Sequence[ResultRow]) -> None:

@@ -24,7 +24,7 @@ class Outcome:
 
     Attributes:
         settings (`dict`): everything that decides the rest.
-        networks (`int`): how many the population has.
+        networks (`int`): how many the population has, or how many ensembles of them were measured.
         values (`dict`): of each quantity, by epoch: one number a network, or a single one of all together.
         seconds (`float`)
     """

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from .checks import check_inputs, check_targets
+from .cuda import CudaEngine
 from .native import NativeEngine
 from .population import Engine
 from .vmap import stacked_logits
@@ -14,7 +15,7 @@ from .vmap import stacked_logits
 
 def population_logits(network: PreTrainedConfig, weights: Tensor, images: Tensor, engine: Engine) -> Tensor:
     """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images, no gradient."""
-    if isinstance(engine, NativeEngine) and weights.device.type == "cpu":
+    if isinstance(engine, NativeEngine | CudaEngine) and weights.device.type == "cpu":
         return engine.logits(network, weights, images)
     weights, images = check_inputs(network, weights, images)
     with torch.no_grad():
