@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ..images import ImageData
-from ..population import Recipe, train_population
+from ..population import Recipe, choose_engine, train_population
 from .bench import Bench
 from .experiment import Measured, measured
 from .novelty import similarities
@@ -44,9 +44,11 @@ class Training:
     def curve(self, bench: Bench, weights: Tensor, report: Callable[[int], object]) -> dict[int, Tensor]:
         """Test accuracies (networks,) at epochs 0, 1, ...; reports the model-epochs that are done."""
         accuracy = {}
-        seeds = self.seeds[: len(weights)]
+        seeds, engine = self.seeds[: len(weights)], bench.engine
+        if self.network != bench.network and engine.name not in ("vmap", "loop"):  # those take any network
+            engine = choose_engine("auto", self.network)
         for result in train_population(
-            self.network, self.recipe, self.images, seeds, self.epochs, bench.engine, weights=weights
+            self.network, self.recipe, self.images, seeds, self.epochs, engine, weights=weights
         ):
             accuracy[result.epoch] = result.test.accuracy
             report(len(weights) if result.epoch else 0)

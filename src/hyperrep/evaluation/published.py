@@ -6,8 +6,10 @@ from ..results import ResultRow
 from ..tables import Table
 
 
+Published = Mapping[tuple[str, str], Mapping[str, Mapping[int, tuple[float, float]]]]
+
 # by protocol of the zoo and of the target, method and epoch: mean and std of test accuracy in per cent
-PUBLISHED: Mapping[tuple[str, str], Mapping[str, Mapping[int, tuple[float, float]]]] = {
+PUBLISHED: Published = {
     ("mnist", "mnist"): {
         "B_T": {1: (20.6, 1.6), 25: (83.3, 2.6), 50: (91.1, 2.6)},
         "B_KDE30": {0: (63.2, 7.2), 1: (83.2, 1.2), 25: (93.2, 0.6)},
@@ -34,17 +36,31 @@ PUBLISHED: Mapping[tuple[str, str], Mapping[str, Mapping[int, tuple[float, float
         "S_KDE30": {0: (31.8, 5.6), 1: (86.9, 1.4), 50: (95.5, 0.4)},
     },
 }
+# the same of networks of other architectures, random and generated
+PUBLISHED_ARCHITECTURES: Published = {
+    ("svhn", "svhn"): {
+        "3-conv + res-skip, random": {1: (18.9, 1.6), 5: (31.4, 17), 50: (50.6, 28)},
+        "3-conv + res-skip, generated": {1: (34.5, 14), 5: (60.5, 21), 50: (68.0, 21)},
+        "4-conv, random": {1: (19.2, 1.0), 5: (19.2, 0.9), 50: (55.2, 11)},
+        "4-conv, generated": {1: (44.0, 4.5), 5: (57.8, 3.5), 50: (67.6, 1.9)},
+        "4-conv + identity skip, random": {1: (18.9, 1.0), 5: (19.6, 1.7), 50: (56.4, 7.9)},
+        "4-conv + identity skip, generated": {1: (48.0, 4.0), 5: (59.9, 2.5), 50: (66.4, 1.7)},
+    }
+}
 
 
-def beside_published(tables: Sequence[Table], rows: Sequence[ResultRow]) -> list[Table]:
+def beside_published(
+    tables: Sequence[Table], rows: Sequence[ResultRow], published: Published = PUBLISHED
+) -> list[Table]:
     """Tables with lines of what was published below those of test accuracy, where zoo and target are the poster's.
 
     Args:
         tables (`list[Table]`): the first is of test accuracy, with columns method, variant, n, epochs.
         rows (`list[ResultRow]`): what they were made of; their settings name the protocols.
+        published (`Mapping`, *optional*): those of the main table and of transfer by default.
     """
     places = {(row.settings.get("protocol"), row.settings.get("target_protocol")) for row in rows}
-    known = [PUBLISHED[place] for place in places if place in PUBLISHED]  # type: ignore[index]
+    known = [published[place] for place in places if place in published]  # type: ignore[index]
     if not known:
         return list(tables)
     (title, header, lines), *others = tables
