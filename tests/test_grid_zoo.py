@@ -11,6 +11,7 @@ from tiny_zoo import TINY_SETTINGS
 
 from hyperrep import HyperRepPipeline
 from hyperrep.errors import UserError
+from hyperrep.evaluation import read_results
 from hyperrep.pipeline import fit_sampler
 from hyperrep.population.loop import LoopEngine
 from hyperrep.training import TrainingConfig, train
@@ -77,3 +78,14 @@ def test_a_sample_says_no_activation_until_it_is_told(trained, tmp_path):
     assert told.model(0).config.hidden_act == "relu"
     with pytest.raises(UserError, match="'rellu' is unknown"):
         pipe(2, network={"hidden_act": "rellu"}).model(0)
+
+
+def test_what_the_networks_differ_in_is_read_off_them(hyperrep, trained, grid, tmp_path):
+    """Activation and dropout are predicted; margins are left out, since a checkpoint does not say how to run it."""
+    code, printed, err = hyperrep(f"evaluate properties {trained} --zoo {grid} --trees 2 --output {tmp_path / 'out'}")
+    assert code == 0, err
+    rows = read_results(tmp_path / "out" / "properties.jsonl")
+    assert "margins" not in {row.method for row in rows}
+    assert {row.variant for row in rows if row.what == "accuracy"} >= {"hidden_act, linear", "hidden_act, trees"}
+    assert {row.variant for row in rows if row.what == "r2"} >= {"epoch, linear", "epoch, trees"}
+    assert "hidden_act, linear" in printed

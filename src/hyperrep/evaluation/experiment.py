@@ -41,11 +41,13 @@ class Experiment(ABC):
         name (`str`): of the command, of the result files, and `experiment` in rows.
         title (`str`): heading on a card; the documentation's first paragraph stands below it.
         quantities (`Mapping[str, Quantity]`): how tables show those that [`~hyperrep.results.QUANTITIES`] lacks.
+        runs_networks (`bool`): whether the zoo's networks must be of one architecture, activation included.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     quantities: ClassVar[Mapping[str, Quantity]] = {}
+    runs_networks: ClassVar[bool] = True
 
     @abstractmethod
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:

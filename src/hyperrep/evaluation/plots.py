@@ -224,6 +224,39 @@ def plot_ensembles(path: Path, rows: Sequence[ResultRow], quantities: Mapping[st
     plt.close(figure)
 
 
+def plot_properties(path: Path, rows: Sequence[ResultRow], quantities: Mapping[str, Quantity]) -> None:
+    """How well each property is read off each kind of features, as a PNG: a panel for each quantity, a group of bars
+    for each property and probe."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = [what for what in quantities if any(row.what == what for row in rows)]
+    groups = {what: list(dict.fromkeys(row.variant for row in rows if row.what == what)) for what in shown}
+    features = list(dict.fromkeys(row.method for row in rows))
+    widths = [max(len(found), 1) for found in groups.values()]
+    size = (3 + 1.1 * sum(widths), 4.6)
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=size, layout="constrained", squeeze=False, gridspec_kw={"width_ratios": widths}
+    )
+    for panel, what in zip(axes[0], shown):
+        scale = 100 if quantities[what].in_per_cent else 1
+        cells = {(row.method, row.variant): scale * row.mean for row in rows if row.what == what}
+        for number, name in enumerate(features):
+            places = np.arange(len(groups[what])) + (number - (len(features) - 1) / 2) * 0.8 / len(features)
+            heights = [cells.get((name, variant), np.nan) for variant in groups[what]]
+            panel.bar(places, heights, 0.8 / len(features), color=f"C{number}", label=name)
+        labels = [variant.replace(", ", "\n").replace("_", " ") for variant in groups[what]]
+        panel.set_xticks(range(len(labels)), labels, fontsize=7)
+        panel.set(title=quantities[what].title, ylim=(min(0, panel.get_ylim()[0], 0) if scale == 1 else 0, scale))
+        panel.grid(alpha=0.3, axis="y")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150, format="png")
+    plt.close(figure)
+
+
 def plot_asked(path: Path, rows: Sequence[ResultRow]) -> None:
     """What was got for each quantile of accuracy that was asked for, as a PNG: a panel for each way of asking, a box
     for each quantile (quartiles, and whiskers to the least and the greatest). The first panel is the zoo itself; its

@@ -67,7 +67,8 @@ def run_experiment(
         zoo = load_zoo(zoo_path)
         source = folder.resolve().name if is_local else representation
         check_belongs(model, zoo, sampler, source)
-        engine = choose_engine(engine_name, zoo.config.network_config())
+        network = zoo.config.network_config() if experiment.runs_networks else zoo.config.architecture()
+        engine = choose_engine(engine_name, network)
         bench = Bench(model, zoo, zoo_images(zoo, images_source), engine, source, revision, sampler)
         bench.check()
         progress = Progress(out, f"{prefix}.{experiment.name}")
