@@ -51,7 +51,7 @@ class Training:
             self.network, self.recipe, self.images, seeds, self.epochs, engine, weights=weights
         ):
             accuracy[result.epoch] = result.test.accuracy
-            report(len(weights) if result.epoch else 0)
+            report(len(self.seeds) if result.epoch else 0)  # fewer networks are done sooner
         return accuracy
 
 
