@@ -148,13 +148,12 @@ def test_the_kernels_compile_for_a_gpu():
 
 def test_what_it_does_not_cover_is_said():
     skips = SmallCNNConfig(skips=[[0, 1, "conv"]])
-    with pytest.raises(CudaUnavailable, match="skips"):
-        EmulatedCudaEngine()._constants(skips, 10)
     wide = SmallCNNConfig(image_size=200, conv_channels=[], conv_kernel_sizes=[], pool_sizes=[], hidden_sizes=[900])
-    with pytest.raises(CudaUnavailable, match="shared memory"):
-        EmulatedCudaEngine()._constants(wide, 10)
-    with pytest.raises(CudaUnavailable, match="Linear"):
-        EmulatedCudaEngine()._constants(torch.nn.Linear(2, 2), 10)
+    for network, message in ((skips, "skips"), (wide, "shared memory"), (torch.nn.Linear(2, 2), "not a Linear")):
+        with pytest.raises(UserError, match=message):
+            EmulatedCudaEngine()._constants(network, 10)
+        with pytest.raises(CudaUnavailable, match=message):
+            EmulatedCudaEngine.for_network(network)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ...networks import Network, SmallCNNConfig, check_architecture
 from ..checks import check_epoch, check_evaluation, check_inputs
 from ..description import describe, small_cnn
@@ -56,7 +57,11 @@ class CudaEngine:
         if isinstance(network, SmallCNNConfig):
             check_architecture(network)
         engine = cls()
-        engine._kernels(engine._constants(network, LARGEST_CAPACITY))
+        try:
+            constants = engine._constants(network, LARGEST_CAPACITY)
+        except UserError as error:
+            raise CudaUnavailable(str(error)) from error
+        engine._kernels(constants)
         return engine
 
     def train_epoch(self, population: Population, images: Tensor, labels: Tensor, order: Tensor) -> Evaluation:
@@ -114,7 +119,7 @@ class CudaEngine:
         """Loss and hits, summed over images, (models,), classes (models, images) and, if asked for, logits."""
         models, count = len(weights), len(images)
         constants = self._constants(network, LARGEST_CAPACITY)
-        slices = min(-(-count // constants.capacity), -(-self.models_at_once // models))
+        slices = max(1, min(-(-count // constants.capacity), -(-self.models_at_once // models)))
         outputs = constants.shape[-1] if logits else 0
         loss = torch.empty(models, slices, dtype=torch.float64, device=self.device)
         correct = torch.empty(models, slices, dtype=torch.int32, device=self.device)
@@ -132,18 +137,17 @@ class CudaEngine:
         """What the kernels are compiled for that have `images` images to work on at once.
 
         Raises:
-            CudaUnavailable: says what is not covered.
+            UserError: says what is not covered.
         """
-        reason = small_cnn(network)
-        if reason:
-            raise CudaUnavailable(reason)
+        if reason := small_cnn(network):
+            raise UserError(f"the CUDA engine does not cover the networks: {reason}")
         assert isinstance(network, SmallCNNConfig)
         if network.skips:
-            raise CudaUnavailable("skips are not covered by the CUDA engine")
+            raise UserError("the CUDA engine does not cover skips; take vmap")
         shape, activation = describe(network)
         constants = fitting(tuple(shape), activation, self.threads, images, self.shared_memory)
         if constants is None:
-            raise CudaUnavailable("a network and one image do not fit a block's shared memory")
+            raise UserError("a network and one image do not fit the shared memory of a GPU's block; take vmap")
         return constants
 
     def _kernels(self, constants: Constants) -> Callable[..., None]:
