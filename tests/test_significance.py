@@ -91,6 +91,15 @@ def test_without_the_rivals_nothing_is_tested():
     assert row.interval is not None
 
 
+def test_the_rival_is_the_density_over_the_best_whatever_their_share():
+    samples = {"B_T": BEFORE["B_T"], "B_KDE12.5 independent": BEFORE["B_KDE30 independent"]}
+    samples |= {"B_KDE independent": BEFORE["S_U"], "B_KDE12.5 joint": BEFORE["S_U"], "S_U": BEFORE["S_U"]}
+    found = with_significance(rows(samples), {name: {0: values} for name, values in samples.items()}, seed=0)
+    p = {row.population: row.p_values for row in found}
+    assert p["B_KDE12.5 independent"] is None
+    assert p["S_U"].keys() == p["B_KDE independent"].keys() == {"B_T", "B_KDE12.5 independent"}
+
+
 def test_published_numbers_stand_below_ours_where_they_are_of_the_same_images():
     settings = {"protocol": "svhn", "target_protocol": "mnist"}
     made = rows({"S_KDE30 independent": [0.1, 0.2]}, epochs=(0, 1), settings=settings)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hyperrep import load_zoo
 from hyperrep.errors import UserError
 from hyperrep.evaluation import read_results
 from hyperrep.evaluation.experiments.transfer import Transfer
@@ -48,6 +49,18 @@ def test_networks_are_trained_on_the_other_images(hyperrep, representation, digi
     assert code == 0, err
     same = {(row.method, row.epoch): row for row in read_results(tmp_path / "results-same" / "transfer.jsonl")}
     assert same["B_F", 0].mean > accuracy["B_F", 0].mean + 0.2
+
+
+def test_a_zoo_as_target_has_the_networks_from_scratch(hyperrep, representation, digits_zoo, tmp_path):
+    out = tmp_path / "results"
+    settings = f"--target {digits_zoo} --num-models 2 --epochs 1 --methods kde-joint"
+    code, _, err = hyperrep(f"evaluate transfer {representation} --zoo {digits_zoo} {settings} --output {out}")
+    assert code == 0, err
+    found = {(row.population, row.epoch): row for row in read_results(out / "transfer.jsonl")}
+    test = load_zoo(digits_zoo)["test"]
+    expected = test.metrics["test_accuracy"][test.epoch == 25].double().mean().item()
+    assert found["B_T", 25].mean == pytest.approx(expected)  # trained already, further than here
+    assert found["B_F", 1].p_values.keys() >= {"B_T"}
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from .bench import Bench
 from .novelty import last_rows, nearest_similarity, vote_accuracy
 
 
-def trained_from_scratch(bench: Bench, fields: dict[str, Any]) -> Iterator[ResultRow]:
-    """B_T: the zoo's test split, which was trained from scratch already; every model counts, none is filtered out."""
+def trained_from_scratch(zoo: Zoo, fields: dict[str, Any]) -> Iterator[ResultRow]:
+    """B_T: a zoo's test split, which was trained from scratch already; every model counts, none is filtered out."""
     fields = fields | {"settings": fields["settings"] | {"epochs_seen": None, "weight_threshold": None}}
-    for epoch, accuracy in scratch_accuracies(bench.zoo).items():
+    for epoch, accuracy in scratch_accuracies(zoo).items():
         yield ResultRow.of(
             accuracy, what="test_accuracy", method="B_T", variant="", epoch=epoch, seconds=0.0, **fields
         )

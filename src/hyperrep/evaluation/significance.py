@@ -1,5 +1,6 @@
 """How sure a table is: bootstrap intervals of means, and tests against the populations that samples have to beat."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,8 @@ from ..results import SHOWN_EPOCHS, ResultRow
 
 
 CONFIDENCE, RESAMPLES = 0.95, 2_000
-RIVALS = ("B_T", "B_KDE30 independent")  # of the paper: from scratch, and a density over weights
+# of the paper: from scratch, and a density over the weights of the best, by whatever share they are
+RIVALS = re.compile(r"B_T|B_KDE[\d.]+ independent")
 
 Samples = Mapping[str, Mapping[int, Sequence[float]]]  # one number a network, by population and epoch
 
@@ -27,6 +29,7 @@ def with_significance(rows: Sequence[ResultRow], samples: Samples, seed: int) ->
         seed (`int`): of the bootstrap.
     """
     last = max(row.epoch for row in rows)
+    rivals = [name for name in samples if RIVALS.fullmatch(name)]
     shown = [
         index
         for index, row in enumerate(rows)
@@ -37,8 +40,8 @@ def with_significance(rows: Sequence[ResultRow], samples: Samples, seed: int) ->
     tests = {
         (index, rival): float(mannwhitneyu(values, samples[rival][rows[index].epoch]).pvalue)
         for index in shown
-        if rows[index].population not in RIVALS
-        for rival in RIVALS
+        if rows[index].population not in rivals
+        for rival in rivals
         if rows[index].epoch in samples.get(rival, ())
         for values in [samples[rows[index].population][rows[index].epoch]]
     }
@@ -46,7 +49,7 @@ def with_significance(rows: Sequence[ResultRow], samples: Samples, seed: int) ->
     filled = list(rows)
     for index in shown:
         row = rows[index]
-        p_values = {rival: corrected[index, rival] for rival in RIVALS if (index, rival) in corrected}
+        p_values = {rival: corrected[index, rival] for rival in rivals if (index, rival) in corrected}
         interval = mean_interval(samples[row.population][row.epoch], seed)
         filled[index] = replace(row, interval=interval, p_values=p_values or None)
     return filled
@@ -76,4 +79,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(corrected, 1.0).tolist()
 
 
-__all__ = ["RIVALS", "holm", "mean_interval", "with_significance"]
+__all__ = ["holm", "mean_interval", "with_significance"]

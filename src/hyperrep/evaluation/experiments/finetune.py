@@ -54,7 +54,7 @@ class Finetune(Experiment):
         protocol = bench.zoo.config.protocol["name"]
         fields["settings"] |= {"protocol": protocol, "target_protocol": protocol}
         rows = [
-            *trained_from_scratch(bench, fields),
+            *trained_from_scratch(bench.zoo, fields),
             *reconstructions(bench, fields),
             *best_of_the_zoo(bench, self.top, fields),
         ]

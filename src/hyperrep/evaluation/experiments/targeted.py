@@ -46,8 +46,8 @@ class Targeted(Experiment):
 
     num_models: int = setting(20, "Networks for each quantile.")
     quantiles: int = setting(9, "How many, evenly spaced between 0 and 1.")
-    guidance: float | int = setting(3.0, "Of the flow: how far it goes towards what is asked for.")
-    temperature: float | int = setting(0.3, "Of the flow's noise: the less, the more alike networks are.")
+    guidance: float | int = setting(1.0, "Of the flow: how far it goes towards what is asked for.")
+    temperature: float | int = setting(0.1, "Of the flow's noise: the less, the more alike networks are.")
     steps: int = setting(600, "Of the flow's training, at most.")
     seed: int = setting(0, "Of sampling.")
 

@@ -4,19 +4,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from transformers import PreTrainedConfig
+
 from ...errors import UserError
 from ...images import ImageData, load_images
 from ...networks import initial_weights
 from ...results import ResultRow
 from ...samplers import settings_class
 from ...tables import Table
-from ...zoo import Protocol, get_protocol, load_zoo, zoo_images
+from ...zoo import Protocol, Zoo, get_protocol, load_zoo, zoo_images
 from ..bench import Bench
 from ..curves import Training, accuracies, curves
 from ..experiment import Experiment, order_seeds, setting
 from ..populations import Population, check_memory, draw_populations, of_the_zoo, planned
 from ..progress import Progress
 from ..published import beside_published
+from ..references import scratch_accuracies, trained_from_scratch
 from ..significance import with_significance
 
 
@@ -27,7 +30,8 @@ METHODS = ("kde-independent", "kde-joint", "noise")
 class Transfer(Experiment):
     """The zoo's training networks (B_F) and networks drawn from a density over weights (B_...) or over latents
     (S_...), trained on other images of the same shape, by the recipe of the zoos of these images and with a fresh
-    optimiser, against networks trained from scratch there (B_T).
+    optimiser, against networks trained from scratch there (B_T; the test split of a
+    zoo, where one is given).
     """
 
     name: ClassVar[str] = "transfer"
@@ -56,8 +60,7 @@ class Transfer(Experiment):
 
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:
         check_memory(bench, self.draws, self.num_models)
-        protocol, images = self._target()
-        network = protocol.network_config(images.classes)
+        protocol, images, zoo = self._target()
         ours, theirs = (f"{len(of.classes)} classes of {_shape(of)}" for of in (bench.images, images))
         if ours != theirs:
             raise UserError(f"the zoo's networks tell apart {ours}, {images.name} has {theirs}.")
@@ -68,32 +71,44 @@ class Transfer(Experiment):
             "target_fingerprint": images.fingerprint,
         }
         settings = fields["settings"] | {"num_models": self.num_models, "sampling_seed": self.seed}
-        scratch = Population("B_T", "", initial_weights(network, list(self.order_seeds)), {"space": "weights"})
         drawn = [
             of_the_zoo(bench, self.num_models),
             *draw_populations(bench, self.draws, self.num_models, self.seed),
         ]
-        rows, samples = [], {}
-        for kind, populations in ((network, [scratch]), (bench.network, drawn)):
-            training = Training(kind, protocol.recipe, images, self.order_seeds, self.epochs)
+        rows: list[ResultRow] = []
+        samples: dict[str, dict[int, list[float]]] = {}
+        groups = [(bench.network, drawn)]
+        if zoo is None:
+            groups.insert(0, (network := protocol.network_config(images.classes), [self._scratch(network)]))
+        else:
+            rows += trained_from_scratch(zoo, fields)
+            samples["B_T"] = {epoch: values.tolist() for epoch, values in scratch_accuracies(zoo).items()}
+        for network, populations in groups:
+            training = Training(network, protocol.recipe, images, self.order_seeds, self.epochs)
             for population, outcome in curves(bench, training, populations, settings, progress, compare=False):
                 found = list(outcome.rows(method=population.method, variant=population.variant, **fields))
                 samples[found[0].population] = accuracies(outcome)
                 rows += found
         yield from with_significance(rows, samples, self.seed)
 
-    def _target(self) -> tuple[Protocol, ImageData]:
-        """Protocol and images that the networks are trained on.
+    def _scratch(self, network: PreTrainedConfig) -> Population:
+        """B_T, where there is no zoo that has it: networks of the other images' protocol."""
+        weights = initial_weights(network, list(self.order_seeds))
+        made = {"space": "weights", "initial_seeds": [self.order_seeds[0], self.order_seeds[-1]]}
+        return Population("B_T", "", weights, made)
+
+    def _target(self) -> tuple[Protocol, ImageData, Zoo | None]:
+        """Protocol and images that the networks are trained on, and the zoo that was.
 
         Raises:
             UserError: if there is no such protocol or zoo, or its images cannot be found.
         """
         if "/" in self.target or Path(self.target).is_dir():
             zoo = load_zoo(self.target)
-            return Protocol.from_dict(zoo.config.protocol), zoo_images(zoo, self.target_images)
+            return Protocol.from_dict(zoo.config.protocol), zoo_images(zoo, self.target_images), zoo
         protocol = get_protocol(self.target)
         images = load_images(self.target_images or protocol.images, protocol.processor(), protocol.validation_fraction)
-        return protocol, images
+        return protocol, images, None
 
     @classmethod
     def tables(cls, rows: Sequence[ResultRow]) -> list[Table]:
