@@ -57,7 +57,7 @@ def test_asked_and_got(hyperrep, representation, digits_zoo, tmp_path, monkeypat
     assert (model / "results" / "targeted.png").read_bytes()[:4] == b"\x89PNG"
     flows = [row.settings["sampling"] for row in rows if row.method == "S_Flow" and row.what == "test_accuracy"]
     assert [flow["quantile"] for flow in flows] == asked
-    assert {(flow["guidance"], flow["temperature"]) for flow in flows} == {(2.0, 0.3)}
+    assert {(flow["guidance"], flow["temperature"]) for flow in flows} == {(2.0, 0.1)}
 
 
 def test_the_rivals_are_drawn_from_networks_of_the_accuracy_asked_for():
