@@ -83,7 +83,7 @@ def test_the_published_protocol(name, epochs):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("--table nonsense --datasets digits", "table 'nonsense' is unknown; choose from finetune"),
+        ("--table nonsense --datasets digits", "table 'nonsense' is unknown; choose from architectures"),
         ("--table finetune --datasets digit", "did you mean 'digits'"),
         ("--table finetune --datasets digits --models 2", "a zoo of 2 models"),
         ("--table finetune --datasets digits --set epoch=3", "finetune has no setting 'epoch'; it has num_models"),

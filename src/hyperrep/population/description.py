@@ -9,7 +9,7 @@ ACTIVATION_CODES = {"tanh": 0, "relu": 1, "gelu": 2, "sigmoid": 3}
 def small_cnn(network: Network) -> str | None:
     """Why kernels for small CNNs do not cover a network; `None` if they do."""
     if not isinstance(network, SmallCNNConfig):
-        return f"its kernels are for small CNNs, not a {type(network).__name__}; take vmap"
+        return f"it trains small CNNs, not a {type(network).__name__}; take vmap"
     if network.hidden_act not in ACTIVATION_CODES:
         return f"activation {network.hidden_act!r} is not one of {', '.join(ACTIVATION_CODES)}"
     return None

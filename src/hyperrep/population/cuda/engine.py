@@ -140,7 +140,7 @@ class CudaEngine:
             UserError: says what is not covered.
         """
         if reason := small_cnn(network):
-            raise UserError(f"the CUDA engine does not cover the networks: {reason}")
+            raise UserError(f"the CUDA engine cannot train this network: {reason}")
         assert isinstance(network, SmallCNNConfig)
         if network.skips:
             raise UserError("the CUDA engine does not cover skips; take vmap")

@@ -205,7 +205,7 @@ def _small_cnn(network: Network) -> SmallCNNConfig:
         UserError: says why not.
     """
     if reason := small_cnn(network):
-        raise UserError(f"the native engine does not cover the networks: {reason}")
+        raise UserError(f"the native engine cannot train this network: {reason}")
     assert isinstance(network, SmallCNNConfig)
     if max([1, *network.pool_sizes, *(skip.window for skip in skips_of(network))]) > LARGEST_POOL:
         raise UserError(f"pools over {LARGEST_POOL} are not covered; take vmap")
