@@ -225,9 +225,7 @@ def test_its_loss_is_differentiable_by_its_weights(images):
 
 def test_auto_falls_back_to_vmap_and_native_says_why(caplog):
     assert choose_engine("auto", NETWORK).name == "vmap"
-    with pytest.raises(
-        UserError, match="the native engine cannot be used: .*trains small CNNs, not a ToyConfig; take vmap"
-    ):
+    with pytest.raises(UserError, match="trains small CNNs, not a ToyConfig; take vmap"):
         choose_engine("native", NETWORK)
 
 
