@@ -25,6 +25,7 @@ from typing import Any
 
 from hyperrep.cards import result_sections, write_model_card
 from hyperrep.errors import UserError
+from hyperrep.evaluation import experiment_class
 from hyperrep.files import is_unchanged, parse_yaml
 from hyperrep.results import QUANTITIES, read_results
 from hyperrep.tables import markdown_table
@@ -38,6 +39,9 @@ SHORT = {
     "nearest_training_similarity": "similarity to the nearest training network",
     "nearest_sample_similarity": "and sibling",
     "ensemble_accuracy": "vote",
+    "distance_ratio": "distance to the nearest training network (1 = the zoo's own)",
+    "good_and_far_1": "good and that far",
+    "dispersion": "dispersion (1 = the zoo's own)",
 }
 
 
@@ -117,12 +121,13 @@ def _cells(path: Path, epochs: list[int]) -> Iterator[tuple[str, str, str, str]]
             if one.split == "all" and one.epoch in epochs:
                 yield from _named(path.parent.parent.name, "zoo", one.n, one.epoch, one.shown(published=True))
         return
-    for row in read_results(path):
-        name = f"{row.method} {row.variant}".strip()
+    rows = read_results(path)
+    quantities = {**QUANTITIES, **(experiment_class(rows[0].experiment).quantities)}
+    for row in rows:
         if row.what == "test_accuracy" and row.epoch in epochs:
-            yield from _named(row.target, name, row.n, row.epoch, QUANTITIES[row.what].shown(row))
+            yield from _named(row.target, row.population, row.n, row.epoch, quantities[row.what].shown(row))
         elif row.what in SHORT and row.epoch == 0:
-            yield row.target, name, SHORT[row.what], QUANTITIES[row.what].shown(row)
+            yield row.target, row.population, SHORT[row.what], quantities[row.what].shown(row)
 
 
 def _named(images: str, name: str, n: int, epoch: int, cell: str) -> Iterator[tuple[str, str, str, str]]:

@@ -25,8 +25,8 @@ NETWORKS = [
         {"num_channels": 3, "hidden_act": "gelu", "initializer": "kaiming_uniform"}, id="poster, colour, in two parts"
     ),
     pytest.param(SMALL | {"hidden_act": "sigmoid", "dropout": 0.4}, id="dropout"),
-    pytest.param(SMALL | {"hidden_act": "gelu", "dropout": 0.4}, id="dropout, gelu"),
-    pytest.param(SMALL | {"hidden_act": "relu", "num_labels": 300}, id="300 classes"),
+    pytest.param(SMALL | {"hidden_act": "gelu", "dropout": 0.4}, id="dropout, gelu", marks=pytest.mark.slow),
+    pytest.param(SMALL | {"hidden_act": "relu", "num_labels": 300}, id="300 classes", marks=pytest.mark.slow),
     pytest.param(
         {
             "image_size": 5,
@@ -59,6 +59,7 @@ NETWORKS = [
             "initializer": "kaiming_uniform",
         },
         id="deep, maps of odd size",
+        marks=pytest.mark.slow,
     ),
 ]
 

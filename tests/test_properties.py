@@ -66,10 +66,11 @@ def test_margins_are_those_of_the_outputs():
     assert lower == first == median == third == pytest.approx(-1 / deviation.item())
 
 
-def test_the_ridge_is_that_of_scikit_learn():
+@pytest.mark.parametrize("width", [30, 100], ids=["fewer features than rows", "more"])
+def test_the_ridge_is_that_of_scikit_learn(width):
     rng = np.random.default_rng(0)
-    features = Parts(*(rng.normal(size=(size, 30)) for size in (80, 40, 50))).scaled()
-    weights = rng.normal(size=30)
+    features = Parts(*(rng.normal(size=(size, width)) for size in (80, 40, 50))).scaled()
+    weights = rng.normal(size=width)
     target = Parts(*(part @ weights + rng.normal(size=len(part)) for part in vars(features).values()))
     best = max(
         (Ridge(alpha=penalty).fit(features.train, target.train) for penalty in PENALTIES),
@@ -78,7 +79,7 @@ def test_the_ridge_is_that_of_scikit_learn():
     expected = r2_score(target.test, best.predict(features.test))
     found = probe("linear", features, target, 0, 10)
     assert found["r2"] == pytest.approx(expected, abs=1e-6)
-    assert 0.5 < found["kendall_tau"] <= 1
+    assert 0.2 < found["kendall_tau"] <= 1
     assert (len(PENALTIES), PENALTIES[0], PENALTIES[-1]) == (17, 1e3, pytest.approx(1e-5))
 
 

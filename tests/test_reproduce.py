@@ -90,7 +90,7 @@ def test_the_published_protocol(name, epochs):
         ("--table finetune --datasets digits --set epochs=three", "expected int"),
         ("--table finetune --datasets digits --set epochs", "write it as KEY=VALUE"),
         ("--table finetune --datasets digits --images mnist=x", "--images names 'mnist'; data sets are digits"),
-        ("--table finetune --datasets digits --images digits=nowhere", "nowhere"),
+        ("--table finetune --datasets digits --images digits=/nowhere", "/nowhere"),
         (
             "--table finetune --datasets digits --train epochs=[26]",
             "epochs names 26, but protocol digits trains for 25",

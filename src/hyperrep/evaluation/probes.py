@@ -36,7 +36,10 @@ class Parts:
 
     @cached_property
     def decomposition(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues (width,) and eigenvectors (width, width) of the training features' products."""
+        """Eigenvalues (rank,) and eigenvectors (width, rank) of the training features' products."""
+        if len(self.train) < self.train.shape[1]:
+            _, singular, rows = np.linalg.svd(self.train, full_matrices=False)
+            return singular**2, rows.T
         eigenvalues, vectors = np.linalg.eigh(self.train.T @ self.train)
         return eigenvalues.clip(min=0.0), vectors
 
