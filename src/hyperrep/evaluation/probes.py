@@ -51,6 +51,8 @@ def probe(kind: str, features: Parts, target: Parts, seed: int, trees: int) -> d
     a logistic regression chosen in the same way by accuracy. The other one is gradient-boosted trees, as many as are
     best on validation checkpoints.
 
+    arXiv 2110.15288 leaves features as they are, and has a linear layer trained by Adam for texts.
+
     Args:
         kind (`str`): one of [`PROBES`].
         features ([`Parts`]): (checkpoints, width), scaled.

@@ -28,7 +28,7 @@ LOGITS_AT_ONCE = 50  # networks
 
 @settings_class
 class Distillation(Experiment):
-    """A single good network, and what it costs: an epoch of training of one network is the unit.
+    """A single good network, and what it costs beyond the zoo: an epoch of training of one network is the unit.
 
     Trained on labels by the zoo's recipe: random networks (B_T), the best of the zoo by validation accuracy, the
     average of its best networks, aligned; the decoded mean of their latents; and sampled ones (S_...). Distilled:
@@ -66,7 +66,7 @@ class Distillation(Experiment):
         ]
         taught = [
             Population("distilled", "from random", random, {}),
-            Population("distilled", "from the best", best[:1].repeat(self.num_models, 1), {}),
+            Population("distilled", "from the best", best[:1], {}),  # one: all see the images in the same order
         ]
         training = Training(bench.network, bench.recipe, bench.images, self.order_seeds, self.epochs)
         fields = bench.fields(self.name, self.seed)
@@ -99,8 +99,13 @@ class Distillation(Experiment):
         """Test accuracies of students by epoch; all see the images in the same order, that of the first seed."""
         students = weights.clone().requires_grad_()
         images, recipe = bench.images.train, bench.recipe
-        # Adam works number by number: on the stacked students it does what it would do on each
-        optimizer = torch.optim.Adam([students], lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        # these work number by number: on the stacked students they do what they would do on each
+        rates = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        optimizer: torch.optim.Optimizer = {
+            "adam": lambda: torch.optim.Adam([students], **rates),
+            "adamw": lambda: torch.optim.AdamW([students], **rates),
+            "sgd": lambda: torch.optim.SGD([students], momentum=recipe.momentum, **rates),
+        }[recipe.optimizer]()
         accuracy = {0: bench.tested(weights).accuracy}
         for epoch in range(1, self.epochs + 1):
             order = image_order(self.order_seeds[:1], epoch, len(images))[0]
