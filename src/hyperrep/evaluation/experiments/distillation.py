@@ -1,7 +1,7 @@
 """One network from what a zoo knows."""
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ class Distillation(Experiment):
         students = weights.clone().requires_grad_()
         images, recipe = bench.images.train, bench.recipe
         # these work number by number: on the stacked students they do what they would do on each
-        rates = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        rates: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
         optimizer: torch.optim.Optimizer = {
             "adam": lambda: torch.optim.Adam([students], **rates),
             "adamw": lambda: torch.optim.AdamW([students], **rates),
