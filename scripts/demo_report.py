@@ -149,4 +149,5 @@ def _draw_table(axes, lines) -> None:
     table.set_fontsize(9)
     for column in range(len(lines[0])):
         table[0, column].set_height(2 * table[1, 0].get_height())
-    axes.set_title("5. test accuracy in %, mean ± std over n networks (similarity 100: a copy)", fontsize=10)
+    title = "5. test accuracy in %, mean ± std over n networks (†, ‡: not as B_T, B_KDE30; similarity 100: a copy)"
+    axes.set_title(title, fontsize=10)
