@@ -36,6 +36,7 @@ from hyperrep.pipeline import fit_sampler
 from hyperrep.population import choose_engine
 from hyperrep.results import ResultRow, machine_name, read_results, versions, write_results
 from hyperrep.samplers import SAMPLER_FOLDER
+from hyperrep.tables import SHOWN_EPOCHS
 from hyperrep.training import TrainingConfig, train
 from hyperrep.training.config import presets
 from hyperrep.training.memory import keep_freed_memory
@@ -47,7 +48,6 @@ from hyperrep_cli.output import print_table
 
 TIMES = "seconds.jsonl"
 ABLATION = "ablation"
-EARLY = (0, 1, 5, 10)  # epochs that the poster's tables show
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -231,7 +231,7 @@ def zoo_settings(protocol: Protocol, models: int, config: TrainingConfig) -> Zoo
     last = protocol.epochs
     if beyond := [epoch for epoch in config.epochs if epoch > last]:
         raise UserError(f"epochs names {beyond[0]}, but protocol {protocol.name} trains for {last}.")
-    kept = sorted({*(epoch for epoch in EARLY if epoch < last), *config.epochs, last, 2 * last})
+    kept = sorted({*(epoch for epoch in SHOWN_EPOCHS if epoch < last), *config.epochs, last, 2 * last})
     return ZooSettings(protocol, models, last, tuple(kept), test_epochs=2 * last)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hyperrep.population.cuda import CudaEngine
-from hyperrep.population.cuda.compile import Constants
+from hyperrep.population.cuda.compile import Constants, to_c
 from hyperrep.population.native.compile import _find_compiler
 
 
@@ -28,25 +28,14 @@ def compiled(constants: Constants) -> ctypes.CDLL:
 
 
 class EmulatedCudaEngine(CudaEngine):
-    def __init__(self, threads: int = 512):
-        self.device, self.processors, self.shared_memory, self.threads = (
-            torch.device("cpu"),
-            132,
-            SHARED_MEMORY,
-            threads,
-        )
-        self.models_at_once = 1056
+    def __init__(self):
+        self.device, self.processors, self.shared_memory = torch.device("cpu"), 132, SHARED_MEMORY
+        self.threads, self.models_at_once = 512, 1056
 
     def _kernels(self, constants: Constants):
         library = compiled(constants)
 
         def launch(name: str, grid: tuple[int, int], *arguments: Tensor | float) -> None:
-            values = [ctypes.c_int(grid[0])]
-            for argument in arguments:
-                if isinstance(argument, Tensor):
-                    values.append(ctypes.c_void_p(argument.data_ptr()))
-                else:
-                    values.append(ctypes.c_int(argument) if isinstance(argument, int) else ctypes.c_double(argument))
-            getattr(library, name)(*values)
+            getattr(library, name)(*map(to_c, (grid[0], *arguments)))
 
         return launch

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import result_rows
 import torch
 from torch.testing import assert_close
 
@@ -33,18 +34,7 @@ from hyperrep.training.data import TrainingData
 from hyperrep.zoo import zoo_images
 
 
-FIELDS = {
-    "experiment": "finetune",
-    "method": "S_KDE30",
-    "variant": "independent",
-    "source": "model",
-    "target": "digits",
-    "seed": 0,
-    "zoo": "zoo",
-    "revision": None,
-    "machine": "a machine",
-    "seconds": 1.0,
-}
+FIELDS = result_rows.FIELDS | {"method": "S_KDE30", "variant": "independent"}
 SETTINGS = {"num_models": 4, "epochs": 1, "methods": ("kde-independent", "kde-joint", "uniform")}
 ONE = {"num_models": 1, "epochs": 0, "methods": ("kde-joint", "uniform")}
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import result_rows
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -13,8 +14,7 @@ from hyperrep.files import output_folder
 from hyperrep.results import QUANTITIES, ResultRow, read_results, write_results
 
 
-FIELDS = {"experiment": "finetune", "what": "test_accuracy", "source": "model", "target": "digits", "seed": 0}
-FIELDS |= {"zoo": "zoo", "revision": None, "machine": "a machine", "seconds": 1.0, "settings": {"sampling": {}}}
+FIELDS = result_rows.FIELDS | {"what": "test_accuracy", "settings": {"sampling": {}}}
 
 
 def rows() -> list[ResultRow]:

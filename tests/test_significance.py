@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from result_rows import FIELDS
 from scipy.stats import mannwhitneyu
 
 from hyperrep.evaluation.published import PUBLISHED, beside_published
@@ -9,16 +10,6 @@ from hyperrep.evaluation.significance import holm, mean_interval, with_significa
 from hyperrep.results import ResultRow, result_tables
 
 
-FIELDS = {
-    "experiment": "finetune",
-    "source": "model",
-    "target": "digits",
-    "seed": 0,
-    "zoo": "zoo",
-    "revision": None,
-    "machine": "a machine",
-    "seconds": 1.0,
-}
 BEFORE = {
     "B_T": [0.08, 0.09, 0.10, 0.11, 0.12, 0.13, 0.14, 0.15],
     "B_KDE30 independent": [0.50, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56, 0.57],

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .files import OutputFolder, construct, read_json_lines
-from .tables import Table
+from .tables import Table, shown_epochs
 from .version import __version__
 
 
@@ -54,7 +54,6 @@ QUANTITIES = {
 OPTIONAL = ("quartiles", "interval", "p_values")  # fields that a line need not have
 MARKS = ("†", "‡", "§")  # of populations that a number differs from
 SIGNIFICANT = 0.05
-SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)  # those of the poster; the last one is always shown
 
 
 @strict
@@ -186,8 +185,8 @@ def result_tables(rows: Sequence[ResultRow], quantities: Mapping[str, Quantity] 
     """
     known = {**QUANTITIES, **(quantities or {})}
     found = dict.fromkeys(row.what for row in rows)
-    last = max(row.epoch for row in rows)
-    shown = [row for row in rows if row.epoch in {*SHOWN_EPOCHS, last}]
+    epochs = shown_epochs(row.epoch for row in rows)
+    shown = [row for row in rows if row.epoch in epochs]
     tables = []
     for what in [*(what for what in known if what in found), *(what for what in found if what not in known)]:
         quantity = known.get(what) or Quantity(what.replace("_", " "), in_per_cent=False)

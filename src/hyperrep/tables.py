@@ -1,10 +1,12 @@
 """Tables as text: what cards, the README and papers show of numbers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, lines
+
+SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)  # those of the poster; the last one is always shown
 
 _NUMBER = re.compile(r"[-–+−]?\d")
 _LATEX = {
@@ -18,6 +20,17 @@ _LATEX = {
     "±": r"$\pm$",
     "²": "$^2$",
 }
+
+
+def shown_epochs(epochs: Iterable[int]) -> set[int]:
+    """Those of which tables have a column or a line."""
+    known = set(epochs)
+    return {epoch for epoch in known if epoch in SHOWN_EPOCHS or epoch == max(known)}
+
+
+def per_cent(mean: float, std: float) -> str:
+    """`mean ± std` of shares, 0 to 1."""
+    return f"{100 * mean:.1f} ± {100 * std:.1f}"
 
 
 def holds_numbers(lines: Sequence[Sequence[str]]) -> list[bool]:
@@ -53,4 +66,4 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-__all__ = ["Table", "holds_numbers", "latex_table", "markdown_table"]
+__all__ = ["SHOWN_EPOCHS", "Table", "holds_numbers", "latex_table", "markdown_table", "per_cent", "shown_epochs"]

@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..images import ImageData
 from ..representation.loading import load_representation
 from ..results import ResultRow, fingerprint, machine_name
+from ..tables import per_cent
 from ..training import TrainingConfig, train
 from ..zoo import Zoo, zoo_images
 
@@ -241,7 +242,7 @@ def ablation_table(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]
 
 
 def _accuracy(row: ResultRow | None) -> str:
-    return f"{100 * row.mean:.1f} ± {100 * row.std:.1f}" if row else ""
+    return per_cent(row.mean, row.std) if row else ""
 
 
 def plot_ablation(path: Path, rows: Sequence[ResultRow]) -> None:

@@ -1,7 +1,7 @@
 """Populations that are trained on: their accuracy at every epoch, and how much they are alike before any."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ..images import ImageData
 from ..population import Recipe, choose_engine, train_population
+from ..results import ResultRow
 from .bench import Bench
 from .experiment import Measured, measured
 from .novelty import similarities
@@ -84,6 +85,15 @@ def curves(
     yield from measured(populations, made, measure, len(training.seeds) * training.epochs, progress)
 
 
-def accuracies(outcome: Outcome) -> dict[int, list[float]]:
-    """Of each network, by epoch."""
-    return {int(epoch): values for epoch, values in outcome.values["test_accuracy"].items()}
+def curve_rows(
+    trained: Iterable[tuple[Population, Outcome]], fields: dict[str, Any]
+) -> tuple[list[ResultRow], dict[str, dict[int, list[float]]]]:
+    """Result rows of populations that were trained, and the test accuracies (networks,) of each by epoch."""
+    rows: list[ResultRow] = []
+    samples = {}
+    for population, outcome in trained:
+        found = list(outcome.rows(method=population.method, variant=population.variant, **fields))
+        rows += found
+        accuracies = outcome.values["test_accuracy"]
+        samples[found[0].population] = {int(epoch): values for epoch, values in accuracies.items()}
+    return rows, samples

@@ -130,6 +130,17 @@ def measured(
             yield population, outcome
 
 
+def check_least(experiment: Experiment, **least: int) -> None:
+    """Whether settings are as large as they must be: `check_least(self, num_models=1)`.
+
+    Raises:
+        UserError: names the first that is not.
+    """
+    for name, bound in least.items():
+        if getattr(experiment, name) < bound:
+            raise UserError(f"{name} is {getattr(experiment, name)}; it must be {bound} or more.")
+
+
 def order_seeds(seed: int, num_models: int) -> range:
     """Seeds of the image orders by which an experiment trains networks, one a network.
 
@@ -147,4 +158,13 @@ def setting(default: Any, text: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": text})
 
 
-__all__ = ["Experiment", "Measured", "experiment_class", "experiment_names", "measured", "order_seeds", "setting"]
+__all__ = [
+    "Experiment",
+    "Measured",
+    "check_least",
+    "experiment_class",
+    "experiment_names",
+    "measured",
+    "order_seeds",
+    "setting",
+]

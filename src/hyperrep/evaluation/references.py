@@ -19,16 +19,16 @@ from .novelty import last_rows, nearest_similarity, vote_accuracy
 def trained_from_scratch(zoo: Zoo, fields: dict[str, Any]) -> Iterator[ResultRow]:
     """B_T: a zoo's test split, which was trained from scratch already; every model counts, none is filtered out."""
     fields = fields | {"settings": fields["settings"] | {"epochs_seen": None, "weight_threshold": None}}
-    for epoch, accuracy in scratch_accuracies(zoo).items():
-        yield ResultRow.of(
-            accuracy, what="test_accuracy", method="B_T", variant="", epoch=epoch, seconds=0.0, **fields
-        )
+    for epoch, accuracies in scratch_accuracies(zoo).items():
+        values = torch.tensor(accuracies, dtype=torch.float64)
+        yield ResultRow.of(values, what="test_accuracy", method="B_T", variant="", epoch=epoch, seconds=0.0, **fields)
 
 
-def scratch_accuracies(zoo: Zoo) -> dict[int, Tensor]:
+def scratch_accuracies(zoo: Zoo) -> dict[int, list[float]]:
     """Test accuracies (networks,) of the zoo's test split, by epoch."""
     test = zoo["test"]
-    return {epoch: test.metrics["test_accuracy"][test.epoch == epoch] for epoch in sorted(set(test.epoch.tolist()))}
+    accuracy = test.metrics["test_accuracy"]
+    return {epoch: accuracy[test.epoch == epoch].tolist() for epoch in sorted(set(test.epoch.tolist()))}
 
 
 def reconstructions(bench: Bench, fields: dict[str, Any]) -> Iterator[ResultRow]:

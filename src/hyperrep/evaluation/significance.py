@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import bootstrap, mannwhitneyu
 
-from ..results import SHOWN_EPOCHS, ResultRow
+from ..results import ResultRow
+from ..tables import shown_epochs
 
 
 CONFIDENCE, RESAMPLES = 0.95, 2_000
@@ -28,14 +29,12 @@ def with_significance(rows: Sequence[ResultRow], samples: Samples, seed: int) ->
         samples (`dict`): accuracies (networks,) by population (`S_KDE30 joint`) and epoch.
         seed (`int`): of the bootstrap.
     """
-    last = max(row.epoch for row in rows)
+    epochs = shown_epochs(row.epoch for row in rows)
     rivals = [name for name in samples if RIVALS.fullmatch(name)]
     shown = [
         index
         for index, row in enumerate(rows)
-        if row.what == "test_accuracy"
-        and row.epoch in {*SHOWN_EPOCHS, last}
-        and row.epoch in samples.get(row.population, ())
+        if row.what == "test_accuracy" and row.epoch in epochs and row.epoch in samples.get(row.population, ())
     ]
     tests = {
         (index, rival): float(mannwhitneyu(values, samples[rival][rows[index].epoch]).pvalue)

@@ -93,6 +93,14 @@ class Yardstick:
         return {what: values for what, values in found.items() if len(values)}
 
 
+def best_rows(rows: ZooSplit) -> Tensor:
+    """Of each network its last checkpoint, the best by validation accuracy first, (networks,); where that is not known
+    they come last."""
+    last = last_rows(rows.model_id)
+    scores = rows.metrics["validation_accuracy"][last].nan_to_num(-1.0)
+    return last[scores.argsort(descending=True, stable=True)]
+
+
 def last_of_each(rows: ZooSplit) -> ZooSplit:
     """The last checkpoint of each network."""
     return rows[last_rows(rows.model_id)]

@@ -11,10 +11,8 @@ import torch
 from huggingface_hub.dataclasses import strict
 
 from ..files import construct, read_json_lines
+from ..tables import per_cent, shown_epochs
 from .split import ZooSplit
-
-
-SHOWN_EPOCHS = (0, 1, 5, 10, 25, 50)  # those of the poster; those with a published value and the last one, too
 
 
 @strict
@@ -40,8 +38,8 @@ class AccuracyRow:
 
     def shown(self, published: bool = False) -> str:
         """`mean ± std` in per cent; behind it in brackets, if asked for, what was published."""
-        reference = f" ({_shown(*self.published)})" if published and self.published else ""
-        return _shown(self.mean, self.std) + reference
+        reference = f" ({per_cent(*self.published)})" if published and self.published else ""
+        return per_cent(self.mean, self.std) + reference
 
 
 def accuracy_by_epoch(splits: Mapping[str, ZooSplit]) -> dict[int, tuple[float, float, int]]:
@@ -97,14 +95,10 @@ def accuracy_table(rows: Sequence[AccuracyRow]) -> tuple[list[str], list[list[st
     everyone, test = ({row.epoch: row for row in rows if row.split == split} for split in ("all", "test"))
     published = any(row.published for row in rows)
     header = ["epoch", "all models", "n", "test split (B_T)", "n", *(["published"] if published else [])]
-    lines = []
+    shown, lines = shown_epochs(everyone), []
     for epoch, row in everyone.items():
-        if epoch in {*SHOWN_EPOCHS, max(everyone)} or row.published:
+        if epoch in shown or row.published:
             held_out = [test[epoch].shown(), str(test[epoch].n)] if epoch in test else ["", "0"]
-            reference = [_shown(*row.published) if row.published else ""] if published else []
+            reference = [per_cent(*row.published) if row.published else ""] if published else []
             lines.append([str(epoch), row.shown(), str(row.n), *held_out, *reference])
     return header, lines
-
-
-def _shown(mean: float, std: float) -> str:
-    return f"{100 * mean:.1f} ± {100 * std:.1f}"

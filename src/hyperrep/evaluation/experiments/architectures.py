@@ -14,8 +14,8 @@ from ...samplers import settings_class
 from ...tables import Table
 from ...weights import WeightLayout, transplant
 from ..bench import Bench
-from ..curves import Training, curves
-from ..experiment import Experiment, order_seeds, setting
+from ..curves import Training, curve_rows, curves
+from ..experiment import Experiment, check_least, order_seeds, setting
 from ..populations import Population, check_memory, draw_populations, planned
 from ..progress import Progress
 from ..published import PUBLISHED_ARCHITECTURES, beside_published
@@ -73,10 +73,7 @@ class Architectures(Experiment):
     seed: int = setting(0, "Of sampling, of random networks, and of image orders.")
 
     def __post_init__(self) -> None:
-        if self.num_models < 1:
-            raise UserError(f"num_models is {self.num_models}; it must be at least 1.")
-        if self.epochs < 0:
-            raise UserError(f"epochs is {self.epochs}; it must be 0 or more.")
+        check_least(self, num_models=1, epochs=0)
         self.architectures = {"custom": Architecture(_changes(self.network))} if self.network else PUBLISHED
         self.order_seeds = order_seeds(self.seed, self.num_models)
         self.draws = planned(self.methods or METHODS, top=self.top, bandwidth=self.bandwidth)
@@ -100,8 +97,8 @@ class Architectures(Experiment):
             settings = fields["settings"] | {"num_models": self.num_models, "sampling_seed": self.seed}
             settings |= {"architecture": dict(how.changes), "in_order": how.in_order, "keep": list(how.keep)}
             training = Training(network, bench.recipe, bench.images, self.order_seeds, self.epochs)
-            for population, outcome in curves(bench, training, populations, settings, progress, compare=False):
-                yield from outcome.rows(method=population.method, variant=population.variant, **fields)
+            trained = curves(bench, training, populations, settings, progress, compare=False)
+            yield from curve_rows(trained, fields)[0]
 
     @classmethod
     def tables(cls, rows: Sequence[ResultRow]) -> list[Table]:

@@ -7,19 +7,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...errors import UserError
 from ...networks import initial_weights
 from ...population import image_order
 from ...population.differentiable import population_cross_entropy, population_logits
-from ...representation.batched import decode_rows
+from ...representation.batched import decode_rows, encode_rows
 from ...results import ResultRow
 from ...samplers import settings_class
 from ..bench import Bench
 from ..curves import Training
-from ..experiment import Experiment, Measured, measured, order_seeds, setting
+from ..experiment import Experiment, Measured, check_least, measured, order_seeds, setting
 from ..populations import Population, check_memory, draw_populations, planned
 from ..progress import Progress
-from ..yardstick import last_of_each
+from ..yardstick import best_rows
 
 
 METHODS = ("kde-independent",)
@@ -45,9 +44,7 @@ class Distillation(Experiment):
     seed: int = setting(0, "Of sampling, of random networks, and of image orders.")
 
     def __post_init__(self) -> None:
-        for name, least in (("num_models", 1), ("epochs", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        check_least(self, num_models=1, epochs=0)
         self.order_seeds = order_seeds(self.seed, self.num_models)
         self.draws = [draw for draw in planned(self.methods or METHODS, top=self.top) if draw.space == "latents"]
 
@@ -55,8 +52,7 @@ class Distillation(Experiment):
         check_memory(bench, self.draws, self.num_models)
         best = self._best(bench)
         random = initial_weights(bench.network, list(self.order_seeds))
-        latents = bench.model.encode(bench.model.processor.align(best), aligned=True).detach()
-        aligned = bench.model.processor.align(best)
+        latents, aligned = encode_rows(bench.model, best), bench.model.processor.align(best)
         labelled = [
             Population("B_T", "", random, {}),
             Population("best network", "", best[:1], {}),
@@ -89,9 +85,8 @@ class Distillation(Experiment):
 
     def _best(self, bench: Bench) -> Tensor:
         """The best training networks after their last epoch, the very best first, (networks, num_params)."""
-        training = last_of_each(bench.training)
-        order = training.metrics["validation_accuracy"].nan_to_num(-1.0).argsort(descending=True, stable=True)
-        return training.weights[order[: max(1, round(self.top * len(order)))]]
+        best = best_rows(bench.training)
+        return bench.training.weights[best[: max(1, round(self.top * len(best)))]]
 
     def _distilled(
         self, bench: Bench, weights: Tensor, targets: Tensor, report: Callable[[int], object]

@@ -15,11 +15,11 @@ from ...results import Quantity, ResultRow
 from ...samplers import settings_class
 from ..bench import Bench
 from ..ensemble import ensemble_measures
-from ..experiment import Experiment, Measured, measured, order_seeds, setting
+from ..experiment import Experiment, Measured, check_least, measured, order_seeds, setting
 from ..plots import plot_ensembles
 from ..populations import Population, check_memory, draw_populations, of_the_zoo, planned
 from ..progress import Progress
-from ..yardstick import last_of_each
+from ..yardstick import best_rows
 
 
 METHODS = ("kde-independent", "kde-joint", "noise")
@@ -58,9 +58,7 @@ class Ensembles(Experiment):
     seed: int = setting(0, "Of sampling, of image orders, and of the choice of members.")
 
     def __post_init__(self) -> None:
-        for name, least in (("draws", 1), ("epochs", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        check_least(self, draws=1, epochs=0)
         try:
             self.members = sorted({int(size) for size in self.sizes.split(",")})
         except ValueError as error:
@@ -94,8 +92,7 @@ class Ensembles(Experiment):
                 report(largest if result.epoch else 0)
             return found
 
-        training = last_of_each(bench.training)
-        best = training.weights[training.metrics["validation_accuracy"].nan_to_num(-1.0).argmax()]
+        best = bench.training.weights[best_rows(bench.training)[0]]
         populations = [
             of_the_zoo(bench, largest),
             Population("B_1", "", best.repeat(largest, 1), {"space": "weights"}),

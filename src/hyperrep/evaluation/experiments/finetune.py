@@ -8,7 +8,7 @@ from ...results import ResultRow
 from ...samplers import settings_class
 from ...tables import Table
 from ..bench import Bench
-from ..curves import Training, accuracies, curves
+from ..curves import Training, curve_rows, curves
 from ..experiment import Experiment, order_seeds, setting
 from ..populations import check_memory, draw_populations, of_the_zoo, planned
 from ..progress import Progress
@@ -58,18 +58,14 @@ class Finetune(Experiment):
             *reconstructions(bench, fields),
             *best_of_the_zoo(bench, self.top, fields),
         ]
-        samples = {"B_T": {epoch: values.tolist() for epoch, values in scratch_accuracies(bench.zoo).items()}}
         training = Training(bench.network, bench.recipe, bench.images, self.order_seeds, self.epochs)
         settings = fields["settings"] | {"num_models": self.num_models, "sampling_seed": self.seed}
         drawn = [
             of_the_zoo(bench, self.num_models),
             *draw_populations(bench, self.draws, self.num_models, self.seed),
         ]
-        for population, outcome in curves(bench, training, drawn, settings, progress):
-            found = list(outcome.rows(method=population.method, variant=population.variant, **fields))
-            samples[found[0].population] = accuracies(outcome)
-            rows += found
-        yield from with_significance(rows, samples, self.seed)
+        found, samples = curve_rows(curves(bench, training, drawn, settings, progress), fields)
+        yield from with_significance(rows + found, {"B_T": scratch_accuracies(bench.zoo)} | samples, self.seed)
 
     @classmethod
     def tables(cls, rows: Sequence[ResultRow]) -> list[Table]:

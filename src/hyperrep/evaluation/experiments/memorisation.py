@@ -7,17 +7,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ...representation.batched import decode_rows, encode_rows
 from ...results import Quantity, ResultRow
 from ...samplers import fit_to_known, new_sampler, settings_class
 from ..bench import Bench
-from ..experiment import Experiment, Measured, measured, setting
-from ..novelty import last_rows, nearest_other_similarity, nearest_similarity
+from ..experiment import Experiment, Measured, check_least, measured, setting
+from ..novelty import nearest_other_similarity, nearest_similarity
 from ..plots import plot_against
 from ..populations import Population, check_memory, draw_populations, planned
 from ..progress import Progress
-from ..yardstick import last_of_each
+from ..yardstick import best_rows, last_of_each
 
 
 LADDER = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)  # of noise, in deviations of a layer's weights
@@ -54,9 +53,7 @@ class Memorisation(Experiment):
     seed: int = setting(0, "Of sampling.")
 
     def __post_init__(self) -> None:
-        for name, least in (("num_models", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        check_least(self, num_models=1, seed=0)
         self.draws = planned(self.methods, top=self.top, bandwidth=self.bandwidth)
 
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:
@@ -64,7 +61,7 @@ class Memorisation(Experiment):
         fields = bench.fields(self.name, self.seed)
         settings = fields["settings"] | {"num_models": self.num_models, "sampling_seed": self.seed}
         settings |= {"noise_scales": list(LADDER), "as_good": AS_GOOD}
-        best = _best(bench, self.num_models)
+        best = best_rows(bench.training)[: self.num_models]
         yield from self._training(bench, best, fields | {"settings": settings})
         noise_accuracy, noise_similarity = self._noise(bench)
 
@@ -132,13 +129,6 @@ def _measured(bench: Bench, weights: Tensor) -> tuple[Tensor, Tensor]:
     tested = bench.tested(weights, predictions=True)
     assert tested.predictions is not None
     return tested.accuracy, nearest_similarity(tested.predictions, bench.training_answers, bench.images.test.labels)
-
-
-def _best(bench: Bench, count: int) -> Tensor:
-    """Rows of the best training networks, the last checkpoint of each, (networks,)."""
-    last = last_rows(bench.training.model_id)
-    scores = bench.training.metrics["validation_accuracy"][last].nan_to_num(-1.0)
-    return last[scores.argsort(descending=True, stable=True)[:count]]
 
 
 def _reconstructed(bench: Bench, weights: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from ...population import train_population
 from ...results import Quantity, ResultRow
 from ...samplers import settings_class
 from ..bench import Bench
-from ..experiment import Experiment, Measured, measured, order_seeds, setting
+from ..experiment import Experiment, Measured, check_least, measured, order_seeds, setting
 from ..plots import plot_novelty
 from ..populations import Population, check_memory, draw_populations, from_folder, planned
 from ..progress import Progress
-from ..yardstick import FARNESS, Yardstick, last_of_each
+from ..yardstick import FARNESS, Yardstick, best_rows, last_of_each
 
 
 @settings_class
@@ -60,9 +60,7 @@ class Novelty(Experiment):
     seed: int = setting(0, "Of sampling and image orders.")
 
     def __post_init__(self) -> None:
-        for name, least in (("num_models", 1), ("epochs", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        check_least(self, num_models=1, epochs=0)
         if not -1 <= self.below_mean <= 1:
             raise UserError(f"below_mean is {self.below_mean}; it must lie between -1 and 1.")
         order_seeds(self.seed, self.num_models)  # refuses a seed out of range
@@ -107,9 +105,8 @@ class Novelty(Experiment):
         yield Population("B_T", "", scratch, {})
         if len(bench.held_out):
             yield Population("zoo", "held-out models", last_of_each(bench.held_out).weights[: self.num_models], {})
-        training = last_of_each(bench.training)
-        best = training.metrics["validation_accuracy"].nan_to_num(-1.0).argsort(descending=True, stable=True)
-        yield Population("zoo", "best training models", training[best[: self.num_models]].weights, {})
+        best = bench.training[best_rows(bench.training)[: self.num_models]]
+        yield Population("zoo", "best training models", best.weights, {})
 
     @classmethod
     def plot(cls, path: Path, rows: Sequence[ResultRow]) -> None:

@@ -16,7 +16,7 @@ from ...samplers import settings_class
 from ...tables import Table
 from ...zoo import ZooSplit
 from ..bench import Bench
-from ..experiment import Experiment, Measured, measured, setting
+from ..experiment import Experiment, Measured, check_least, measured, setting
 from ..features import margins, spectra, weight_statistics
 from ..plots import plot_properties
 from ..populations import Population
@@ -55,9 +55,7 @@ class Properties(Experiment):
     seed: int = setting(0, "Of the trees.")
 
     def __post_init__(self) -> None:
-        for name, least in (("margin_images", 2), ("trees", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        check_least(self, margin_images=2, trees=1, seed=0)
         try:
             self.chosen = [int(epoch) for epoch in self.epochs.split(",")] if self.epochs else None
         except ValueError as error:

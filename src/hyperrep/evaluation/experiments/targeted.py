@@ -10,12 +10,11 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from ...errors import UserError
 from ...results import Quantity, ResultRow
 from ...samplers import KDESampler, Sampler, fit_to_known, settings_class
 from ...samplers.flow import FlowSampler, quantiles_of
 from ..bench import Bench
-from ..experiment import Experiment, Measured, measured, setting
+from ..experiment import Experiment, Measured, check_least, measured, setting
 from ..novelty import similarities
 from ..plots import plot_asked
 from ..populations import Population, population_of
@@ -52,9 +51,7 @@ class Targeted(Experiment):
     seed: int = setting(0, "Of sampling.")
 
     def __post_init__(self) -> None:
-        for name, least in (("num_models", 1), ("quantiles", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        check_least(self, num_models=1, quantiles=2, seed=0)
 
     def rows(self, bench: Bench, progress: Progress | None = None) -> Iterator[ResultRow]:
         asked = [(i + 1) / (self.quantiles + 1) for i in range(self.quantiles)]

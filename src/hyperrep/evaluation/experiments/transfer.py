@@ -14,8 +14,8 @@ from ...samplers import settings_class
 from ...tables import Table
 from ...zoo import Protocol, Zoo, get_protocol, load_zoo, zoo_images
 from ..bench import Bench
-from ..curves import Training, accuracies, curves
-from ..experiment import Experiment, order_seeds, setting
+from ..curves import Training, curve_rows, curves
+from ..experiment import Experiment, check_least, order_seeds, setting
 from ..populations import Population, check_memory, draw_populations, of_the_zoo, planned
 from ..progress import Progress
 from ..published import beside_published
@@ -30,8 +30,7 @@ METHODS = ("kde-independent", "kde-joint", "noise")
 class Transfer(Experiment):
     """The zoo's training networks (B_F) and networks drawn from a density over weights (B_...) or over latents
     (S_...), trained on other images of the same shape, by the recipe of the zoos of these images and with a fresh
-    optimiser, against networks trained from scratch there (B_T; the test split of a
-    zoo, where one is given).
+    optimiser, against networks trained from scratch there (B_T; the test split of a zoo, where one is given).
     """
 
     name: ClassVar[str] = "transfer"
@@ -49,10 +48,7 @@ class Transfer(Experiment):
     seed: int = setting(0, "Of sampling, of networks from scratch, and of image orders.")
 
     def __post_init__(self) -> None:
-        if self.num_models < 1:
-            raise UserError(f"num_models is {self.num_models}; it must be at least 1.")
-        if self.epochs < 0:
-            raise UserError(f"epochs is {self.epochs}; it must be 0 or more.")
+        check_least(self, num_models=1, epochs=0)
         if not self.target:
             raise UserError("target is missing: name the protocol of the other images (--target mnist), or a zoo.")
         self.order_seeds = order_seeds(self.seed, self.num_models)
@@ -82,13 +78,13 @@ class Transfer(Experiment):
             groups.insert(0, (network := protocol.network_config(images.classes), [self._scratch(network)]))
         else:
             rows += trained_from_scratch(zoo, fields)
-            samples["B_T"] = {epoch: values.tolist() for epoch, values in scratch_accuracies(zoo).items()}
+            samples["B_T"] = scratch_accuracies(zoo)
         for network, populations in groups:
             training = Training(network, protocol.recipe, images, self.order_seeds, self.epochs)
-            for population, outcome in curves(bench, training, populations, settings, progress, compare=False):
-                found = list(outcome.rows(method=population.method, variant=population.variant, **fields))
-                samples[found[0].population] = accuracies(outcome)
-                rows += found
+            trained = curves(bench, training, populations, settings, progress, compare=False)
+            found, accuracies = curve_rows(trained, fields)
+            rows += found
+            samples |= accuracies
         yield from with_significance(rows, samples, self.seed)
 
     def _scratch(self, network: PreTrainedConfig) -> Population:

@@ -77,24 +77,13 @@ class Kernels:
 
     def __call__(self, name: str, grid: tuple[int, int], *arguments: Tensor | float) -> None:
         """Start a kernel: tensors go as pointers, whole numbers as int, others as double."""
-        values: list[Any] = [_to_c(argument) for argument in arguments]
+        values: list[Any] = [to_c(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         stream = ctypes.c_void_p(torch.cuda.current_stream(self.device).cuda_stream)
         with torch.cuda.device(self.device):
-            self._check(
-                self.driver.cuLaunchKernel(
-                    self.functions[name],
-                    *grid,
-                    1,
-                    self.constants.threads,
-                    1,
-                    1,
-                    self.shared_bytes,
-                    stream,
-                    pointers,
-                    None,
-                )
-            )
+            blocks, threads = (*grid, 1), (self.constants.threads, 1, 1)
+            launch = (self.functions[name], *blocks, *threads, self.shared_bytes, stream, pointers, None)
+            self._check(self.driver.cuLaunchKernel(*launch))
 
     def _check(self, status: int) -> None:
         if status:
@@ -144,7 +133,8 @@ def _library(*names: str) -> ctypes.CDLL:
     raise CudaUnavailable(reasons[0])
 
 
-def _to_c(value: Tensor | float) -> ctypes.c_void_p | ctypes.c_int | ctypes.c_double:
+def to_c(value: Tensor | float) -> ctypes.c_void_p | ctypes.c_int | ctypes.c_double:
+    """An argument of the kernels."""
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_int(value) if isinstance(value, int) else ctypes.c_double(value)
