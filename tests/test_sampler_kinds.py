@@ -1,5 +1,6 @@
 """Every kind of sampler: what it draws, that its state is all it needs, and what it is asked for."""
 
+import importlib.util
 import math
 import subprocess
 import sys
@@ -315,7 +316,14 @@ def test_another_method_starts_from_its_own_settings_and_keeps_the_choice(latent
     assert_close(other.places, places())
 
 
-def test_tables_show_what_fits_in_seconds_unless_asked():
+def test_experiments_say_before_they_begin_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'hyperrep\[umap\]'"):
+        planned(["neighbor"])
+
+
+def test_tables_show_what_fits_in_seconds_unless_asked(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "umap")
     shown = {draw.sampler.method for draw in planned()}
     assert {"kde", "uniform", "gaussian", "noise", "average", "interpolation"} <= shown
     assert not shown & {"gan", "flow", "neighbor"}

@@ -86,7 +86,7 @@ def planned(methods: Sequence[str] = (), **changes: Any) -> list[Draw]:
         changes: settings instead of a sampler's own, for those that have them; `None` changes nothing.
 
     Raises:
-        UserError: if a method is unknown, or a setting is out of range.
+        UserError: if a method is unknown or needs a library that is missing, or a setting is out of range.
     """
     asked = {name: value for name, value in changes.items() if value is not None}
     draws = []
@@ -101,6 +101,8 @@ def planned(methods: Sequence[str] = (), **changes: Any) -> list[Draw]:
     chosen = [
         draw for draw in draws if (any(name in methods for name in _names(draw)) if methods else draw.sampler.tabled)
     ]
+    for draw in chosen:
+        draw.sampler.check_installed()  # they are fitted after minutes, or after a zoo was built
     return sorted(chosen, key=lambda draw: list(PREFIXES).index(draw.space))
 
 

@@ -76,6 +76,13 @@ class Sampler(ABC):
         """Constructor arguments, as stored in `sampler_config.json`."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
+    def check_installed(self) -> None:  # noqa: B027  most need nothing more
+        """Whether the libraries it needs are there, for who has much to do before it is fitted.
+
+        Raises:
+            UserError: names what to install.
+        """
+
     @property
     @abstractmethod
     def latent_size(self) -> int:

@@ -1,5 +1,6 @@
 """Neighbourhoods of a map of the latents (paper, S_Neigh)."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from .base import Shapes, settings_class
 
 MAP_SIZE, MAP_NEIGHBORS = 3, 15  # dimensions of the map and neighbours in UMAP's graph, as in the paper's code
 MAPS = ("umap", "pca")
+NO_UMAP = "method neighbor needs umap-learn: pip install 'hyperrep[umap]', or set map to 'pca' (--set map=pca)."
 
 
 @settings_class
@@ -59,6 +61,10 @@ class NeighborSampler(AnchoredSampler):
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1:,}.")
 
+    def check_installed(self) -> None:
+        if self.map == "umap" and importlib.util.find_spec("umap") is None:
+            raise UserError(NO_UMAP)
+
     def _learned(self) -> dict[str, Tensor]:
         anchors = self.anchors
         if len(anchors) < MAP_SIZE + 2:
@@ -99,9 +105,7 @@ def _umap(seed: int, rows: int):
     try:
         from umap import UMAP
     except ImportError as error:
-        raise UserError(
-            "method neighbor needs umap-learn: pip install 'hyperrep[umap]', or set map to 'pca' (--set map=pca)."
-        ) from error
+        raise UserError(NO_UMAP) from error
     return UMAP(
         n_neighbors=min(MAP_NEIGHBORS, rows - 1), min_dist=0.01, n_components=MAP_SIZE, random_state=seed, n_jobs=1
     )
