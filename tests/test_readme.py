@@ -23,7 +23,7 @@ QUICK = {"num_train_epochs": 1, "behavior_images": 2}
 def test_the_blocks_load_sample_train_and_publish(tmp_path):
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
 
     # what the blocks find on "the Hub": local folders of the same name
     protocol = get_protocol("digits")

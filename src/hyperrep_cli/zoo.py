@@ -99,6 +99,42 @@ def _processes():
     return PartialState(cpu=not torch.cuda.is_available())
 
 
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="Folder of checkpoints.")],
+    output: Annotated[Path, typer.Option(help="Folder of the zoo.")],
+    protocol: Annotated[
+        str | None, typer.Option(help="Recipe that they were trained by: mnist, svhn, ... It says what they are.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Hub id or folder: measure loss and accuracy on the protocol's images.")
+    ] = None,
+    epoch: Annotated[
+        int | None, typer.Option(help="Epochs of training that they had, where the folder does not say.")
+    ] = None,
+    epochs: Annotated[str | None, typer.Option(help="Of those that the folder has, these: 0,1,5,21-25.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a zoo that hyperrep wrote there.")] = False,
+) -> None:
+    """Write networks that were trained elsewhere as a zoo: folders that transformers saved, loose files of tensors
+    (safetensors, or PyTorch's, of which nothing but tensors is read), or one of the public Model Zoos."""
+    from hyperrep.files import check_output, mode_of
+    from hyperrep.images import load_images
+    from hyperrep.zoo import get_protocol, import_zoo
+    from hyperrep.zoo.settings import parse_epochs
+
+    check_output(output, "zoo", mode_of(overwrite=overwrite))
+    recipe = None if protocol is None else get_protocol(protocol)
+    data = None
+    if images is not None and recipe is not None:
+        data = load_images(images, recipe.processor(), recipe.validation_fraction)
+    elif images is not None:
+        from hyperrep.errors import UserError
+
+        raise UserError("images are shown to networks by the protocol they were trained with: name it (--protocol).")
+    asked = () if epochs is None else parse_epochs(epochs)
+    _print_info(import_zoo(source, output, recipe, data, epoch, asked, overwrite))
+
+
 @app.command()
 def rewrite(
     zoo: Annotated[str, typer.Argument(help="Folder or Hub id of a zoo.")],

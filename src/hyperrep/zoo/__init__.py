@@ -3,6 +3,7 @@
 from .build import build_zoo
 from .config import ZooConfig
 from .dataset import Zoo, load_zoo, write_zoo_card, zoo_images
+from .importing import import_zoo
 from .own import write_zoo
 from .protocol import PROTOCOLS, Protocol, get_protocol
 from .settings import ZooSettings
@@ -18,6 +19,7 @@ __all__ = [
     "ZooSplit",
     "build_zoo",
     "get_protocol",
+    "import_zoo",
     "load_zoo",
     "write_zoo",
     "write_zoo_card",

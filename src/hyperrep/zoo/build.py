@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 from ..errors import UserError
 from ..files import OutputFolder, check_output, disk_explained, mode_of, output_folder, read_json
 from ..files.writing import Mode
-from ..images import PREPROCESSING, ImageData
+from ..images import ImageData
 from ..networks import input_shape, layout_of
 from ..population import Engine
 from ..population.vmap import VmapEngine
 from ..version import __version__
 from .card import CARD_FILES
-from .config import CONFIG_NAME, ZooConfig
+from .config import CONFIG_NAME, ZooConfig, image_facts
 from .dataset import load_config, write_into
 from .protocol import Protocol
 from .settings import ZooSettings, split_models
@@ -260,15 +260,7 @@ def _merge(
         layout=layout_of(network).to_list(),
         image_processor=settings.protocol.processor().to_dict(),
         protocol=settings.protocol.to_dict() | own,
-        images={
-            "name": images.name,
-            "fingerprint": images.fingerprint,
-            "preprocessing": PREPROCESSING,
-            "label_column": images.label_column,
-            "train": len(images.train),
-            "validation": len(images.validation),
-            "test": len(images.test),
-        },
+        images=image_facts(images),
         num_models=settings.models,
         epochs=list(settings.keep_epochs),
         made_with=made_with,  # as it was when the build began: chunks may have become smaller since

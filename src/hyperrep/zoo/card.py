@@ -101,7 +101,8 @@ def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], rep
     if known:
         write_accuracy(folder / "results" / "accuracy.jsonl", rows)
         plot_accuracy(folder / "accuracy.png", config, splits, published)
-    built = "recipe" in config.protocol  # and not somebody's own, of which less is known
+    # and not somebody's own, or trained elsewhere, of which less is known
+    built = "recipe" in config.protocol and bool(config.made_with)
 
     data = DatasetCardData(
         license="cc-by-4.0" if built else None,
@@ -254,7 +255,9 @@ def _factors_table(config: ZooConfig, splits: dict[str, ZooSplit]) -> str:
 
 def _saw_a_part(config: ZooConfig) -> bool:
     """Whether the images are fewer than those of the data set that the protocol names."""
-    used = config.images.get("train", 0) + config.images.get("validation", 0)
+    if "train" not in config.images:
+        return False
+    used = config.images["train"] + config.images["validation"]
     return used != TRAINING_IMAGES.get(config.protocol.get("name", ""), used)
 
 

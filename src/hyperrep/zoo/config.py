@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import UserError
+from ..images import PREPROCESSING, ImageData
 from ..networks import DEFAULT_MODEL_TYPE, has_layout, network_from, processor_from
 from ..weights import WeightLayout
 from .protocol import Protocol
@@ -197,3 +198,16 @@ def listed(epochs: list[int]) -> str:
         else:
             runs.append([epoch])
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+
+
+def image_facts(images: ImageData) -> dict[str, Any]:
+    """What a zoo says of the images that its networks were trained and measured on."""
+    return {
+        "name": images.name,
+        "fingerprint": images.fingerprint,
+        "preprocessing": PREPROCESSING,
+        "label_column": images.label_column,
+        "train": len(images.train),
+        "validation": len(images.validation),
+        "test": len(images.test),
+    }

@@ -10,10 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ..errors import UserError
+from ..images import ImageData
 from ..networks import layout_of
 from ..weights import WeightLayout
-from .config import OPTIONAL, ZooConfig
+from .config import OPTIONAL, ZooConfig, image_facts
 from .dataset import Zoo
+from .protocol import Protocol
 from .settings import MAX_EPOCHS, MAX_MODELS, MAX_SEED, MIN_MODELS, SPLITS, split_models
 from .split import METRICS, UNKNOWN_SEED, ZooSplit
 
@@ -30,6 +32,8 @@ def write_zoo(
     network: PreTrainedConfig | None = None,
     repo: str | None = None,
     overwrite: bool = False,
+    protocol: Protocol | None = None,
+    images: ImageData | None = None,
 ) -> Path:
     """Write networks of one architecture as a zoo, one row a network, that `load_dataset` and [`load_zoo`] read.
 
@@ -52,6 +56,8 @@ def write_zoo(
             and sampled, but not run, aligned or saved as models.
         repo (`str`, *optional*): the Hub id that the card's examples name.
         overwrite (`bool`, *optional*): replace a zoo that hyperrep wrote there.
+        protocol ([`Protocol`], *optional*): by which they were trained, so that experiments can train others so.
+        images ([`~hyperrep.images.ImageData`], *optional*): those that they were trained and measured on.
 
     Raises:
         UserError: says what does not fit, before anything is written.
@@ -79,9 +85,9 @@ def write_zoo(
     config = ZooConfig(
         network={} if network is None else json.loads(network.to_json_string(use_diff=False)),
         layout=layout.to_list(),
-        image_processor={},
-        protocol={"name": Path(output).absolute().name},
-        images={},
+        image_processor={} if protocol is None else protocol.processor().to_dict(),
+        protocol={"name": Path(output).absolute().name} if protocol is None else protocol.to_dict(),
+        images={} if images is None else image_facts(images),
         num_models=num_models,
         epochs=epochs.unique().tolist(),
         made_with={},
