@@ -2,18 +2,24 @@
 
     python benchmarks/matching.py --images uoft-cs/cifar10 --output results.jsonl
 
-Pairs of networks that differ in their seed (initial weights and the order of images) are trained on the same images;
-then one of each pair is brought as close to the other as each algorithm can. Measured is the squared distance between
+Pairs of networks that differ in their seed (initial weights, order of images) are trained on the same images; then one
+of each pair is brought as close to the other as each algorithm can. Measured is the squared distance between
 all parameters, as a share of that before; running statistics follow but do not count.
 
-- re-basin: its algorithm as published, by a permutation specification written out by hand: groups in random order, each
+- re-basin: its algorithm as published, by a permutation specification written by hand: groups in random order, each
   a linear assignment given the others, from the units as they come, until nothing changes;
 - ours: `hyperrep.weights.match`, with permutations alone, and with signs, where a network has such.
 
 Every result is checked to compute what the network did before.
+
+    python benchmarks/matching.py --zoo zoos/cnn-zoo-mnist --output results.jsonl
+
+Networks of a zoo in the form of its best one: how far they are from their mean, squared, as a share of their squared
+norm, and how long a network takes.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -26,10 +32,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from hyperrep.images import load_images
+from hyperrep.networks.modules import fresh_module, input_shape
 from hyperrep.results import machine_name
 from hyperrep.weights import WeightGraph, match
 from hyperrep.weights.matching import squared_distance
-from hyperrep.zoo import get_protocol
+from hyperrep.zoo import Zoo, get_protocol, load_zoo
 
 
 Spec = Mapping[str, Sequence[str | None]]  # of each parameter: by which permutation each axis is ordered
@@ -41,7 +48,7 @@ class MLP(nn.Module):
     def __init__(self, activation: type[nn.Module] = nn.ReLU):
         super().__init__()
         widths = [3 * 28 * 28, 128, 128, 128, 10]
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +71,7 @@ class VGG(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = [3, 16, 32, 64, 64, 128, 128, 128, 128]
-        self.convs = nn.ModuleList(nn.Conv2d(*pair, 3, padding=1) for pair in zip(widths, widths[1:]))
+        self.convs = nn.ModuleList(nn.Conv2d(*pair, 3, padding=1) for pair in itertools.pairwise(widths))
         self.norms = nn.ModuleList(map(nn.BatchNorm2d, widths[1:]))
         self.head = nn.Linear(widths[-1], 10)
 
@@ -79,7 +86,7 @@ class VGG(nn.Module):
         found: dict[str, Sequence[str | None]] = {"head.weight": (None, "P7"), "head.bias": (None,)}
         for i in range(8):
             found[f"convs.{i}.weight"] = (f"P{i}", f"P{i - 1}" if i else None, None, None)
-            found |= {name: (f"P{i}",) for name in (f"convs.{i}.bias", f"norms.{i}.weight", f"norms.{i}.bias")}
+            found |= dict.fromkeys((f"convs.{i}.bias", f"norms.{i}.weight", f"norms.{i}.bias"), (f"P{i}",))
         return found
 
 
@@ -90,7 +97,7 @@ class ResNet20(nn.Module):
         super().__init__()
         widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
         self.conv, self.norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.blocks = nn.ModuleList(Block(*pair) for pair in zip(widths, widths[1:]))
+        self.blocks = nn.ModuleList(Block(*pair) for pair in itertools.pairwise(widths))
         self.head = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,14 +213,47 @@ def measured(kind: str, first: nn.Module, second: nn.Module, images: Tensor, see
     return found
 
 
+def canonical(zoo: Zoo, count: int) -> dict[str, tuple[float, float]]:
+    """Distance from the mean and seconds a network, as the networks are, and by either form."""
+    split = zoo["train"].select([max(zoo["train"].epoch.tolist())])
+    best = split.metrics["validation_accuracy"].argmax()
+    layout, network = zoo.config.weight_layout(), zoo.config.network_config()
+    graph = WeightGraph.of(fresh_module(network, seed=0), torch.rand(2, *input_shape(network)))
+    target = layout.unvectorize(split.weights[best])
+    found = {}
+    for name, of in {
+        "as they are": None,
+        "ours, permutations": replace(graph, signs=torch.zeros_like(graph.signs)),
+        "ours, with signs": graph,
+    }.items():
+        started, rows = time.perf_counter(), []
+        for vector in split.weights[:count]:
+            rows.append(vector if of is None else layout.vectorize(match(of, layout.unvectorize(vector), target)))
+        weights = torch.stack(rows).double()
+        share = (weights - weights.mean(dim=0)).square().sum() / weights.square().sum()
+        found[name] = float(share), (time.perf_counter() - started) / len(weights)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", default=None, help="folder or Hub id of CIFAR-10 (default: the protocol's)")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--networks", type=int, default=300, help="of the zoo")
     parser.add_argument("--max-images", type=int, default=5000)
-    parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--zoo", default=None, help="folder or Hub id: the canonical form of a zoo's networks instead")
+    parser.add_argument("--output", type=Path, default=None, help="rows are added")
     asked = parser.parse_args()
+    if asked.zoo:
+        rows = []
+        for what, (share, seconds) in canonical(load_zoo(asked.zoo), asked.networks).items():
+            row = {"network": Path(asked.zoo).name, "networks": asked.networks, "machine": machine_name()}
+            rows.append(row | {"what": f"{what}: distance from the mean", "mean": share})
+            rows.append(row | {"what": f"{what}: seconds a network", "mean": seconds})
+            print(f"{what:20} {share:.4f}, {seconds:.4f} s")
+        write(asked.output, rows)
+        return
     protocol = get_protocol("cifar10")
     images = load_images(asked.images or protocol.images, protocol.processor(), 0.2, asked.max_images).train
     pixels, labels = images.pixels, images.labels.long()
@@ -229,8 +269,13 @@ def main() -> None:
             row |= {"pairs": asked.pairs, "epochs": asked.epochs, "images": len(pixels), "machine": machine_name()}
             rows.append(row)
             print(f"{kind:16} {what:30} {row['mean']:.4f} ± {row['std']:.4f}", flush=True)
-    if asked.output:
-        asked.output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write(asked.output, rows)
+
+
+def write(path: Path | None, rows: list[dict]) -> None:
+    if path:
+        with path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

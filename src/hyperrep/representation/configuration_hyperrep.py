@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 CONTRASTS = ("nt_xent", "positive", "positive_as_released")
 LATENTS_PER = ("network", "neuron")
+SYMMETRIES = ("chain", "permutations", "signs")
 
 # Sizes beyond these are a mistake or an attack: they are refused before memory is asked for.
 MAX_PARAMETERS = 10**10  # a hundred times the paper's model
@@ -70,6 +71,9 @@ class HyperRepConfig(PreTrainedConfig):
         zoo (`dict`, *optional*): where the training weights came from: name, revision, protocol, epochs.
         aligned (`bool`, *optional*, defaults to `False`): whether networks are permuted to lie close to a reference
             network, kept in the checkpoint, before they are encoded.
+        symmetries (`str`, *optional*, defaults to `"chain"`): which: `chain`, units of layers that follow one another;
+            `permutations`, whatever a trace of the network finds ([`~hyperrep.weights.WeightGraph`]); `signs`, and
+            signs of units, where these may change.
         hidden_size (`int`, *optional*, defaults to 128): width of a token.
         num_hidden_layers (`int`, *optional*, defaults to 2): blocks of the encoder, and as many of the decoder.
         num_attention_heads (`int`, *optional*, defaults to 4): they divide `hidden_size`.
@@ -110,6 +114,7 @@ class HyperRepConfig(PreTrainedConfig):
     image_processor: dict | None = None
     zoo: dict | None = None
     aligned: bool = False
+    symmetries: str = "chain"
 
     hidden_size: int = 128
     num_hidden_layers: int = 2
@@ -178,7 +183,12 @@ class HyperRepConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}."
             )
-        for name, choices in (("latents_per", LATENTS_PER), ("contrast", CONTRASTS), ("hidden_act", sorted(ACT2FN))):
+        for name, choices in (
+            ("latents_per", LATENTS_PER),
+            ("contrast", CONTRASTS),
+            ("hidden_act", sorted(ACT2FN)),
+            ("symmetries", SYMMETRIES),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(choices)}.")
         if not self.layers:

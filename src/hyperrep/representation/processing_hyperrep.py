@@ -6,7 +6,9 @@ weights (batch, num_params) -> units in canonical order -> standardised -> neuro
 import torch
 from torch import Tensor, nn
 
+from ..weights import WeightGraph
 from .alignment import align
+from .canonical import canonical, graph_of
 from .configuration_hyperrep import HyperRepConfig, LayerTokens
 
 
@@ -49,6 +51,8 @@ class HyperRepProcessor(nn.Module):
         self.register_buffer("layer_std", torch.ones(len(self.layers), dtype=torch.float32))
         reference = torch.zeros(self.num_params, dtype=torch.float32) if config.aligned else None
         self.register_buffer("reference", reference)
+        self.symmetries, self.network = config.symmetries, config.network
+        self.graph: WeightGraph | None = None  # found when it is asked for
 
     @torch.no_grad()
     def fit(self, weights: Tensor, reference: Tensor | None = None) -> "HyperRepProcessor":
@@ -73,14 +77,20 @@ class HyperRepProcessor(nn.Module):
         return self
 
     def align(self, weights: Tensor) -> Tensor:
-        """Weights (batch, num_params) with hidden units in the order that the model was trained to see: close to the
-        reference network, if there is one. Gradients flow through.
+        """Weights (batch, num_params) with hidden units in the order that the model was trained to see, and with their
+        signs where it was trained so: close to the reference network, if there is one. Gradients flow through.
 
         Raises:
             ValueError: if the weights have another shape, or are to be aligned and not finite.
         """
         check_width("weights", weights, self.num_params)
-        return weights if self.reference is None else align(weights, self.reference, self.layout)
+        if self.reference is None:
+            return weights
+        if self.symmetries == "chain":
+            return align(weights, self.reference, self.layout)
+        if self.graph is None:
+            self.graph = graph_of(self.network or {}, signs=self.symmetries == "signs")
+        return canonical(weights, self.reference, self.layout, self.graph)
 
     def forward(self, weights: Tensor) -> list[Tensor]:
         """Neuron tokens, one tensor a layer: (batch, num_units, token_size). A token is one output unit: its incoming

@@ -17,6 +17,7 @@ from ..images import ImageData, ImageSplit
 from ..networks import input_shape, new_module
 from ..population import Engine, choose_engine
 from ..representation import HyperRepConfig, HyperRepModel, HyperRepProcessor
+from ..representation.canonical import graph_of
 from ..representation.pca import initialize_by_pca
 from ..weights import WeightLayout, verify_symmetry
 from ..zoo import Zoo, load_zoo, zoo_images
@@ -111,8 +112,7 @@ def start(config: TrainingConfig, zoo: Zoo | str | Path, output: Path, resume: b
     """
     _check_surroundings(config)
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
-    if config.permute or config.align:
-        _check_symmetry(zoo)
+    _check_symmetry(zoo, config)
     data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold)
     accelerator = _accelerator(config, output)
     _check_batches(config, data, accelerator.num_processes)
@@ -182,14 +182,22 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> Hyper
     )
 
 
-def _check_symmetry(zoo: Zoo) -> None:
+def _check_symmetry(zoo: Zoo, config: TrainingConfig) -> None:
+    """Whether networks can be permuted and aligned as they are to be."""
+    symmetries = config.model.get("symmetries", "chain")
+    traced = config.align and symmetries != "chain"
+    other = "" if traced or not config.align else ", or permute alone, and symmetries to permutations"
     try:
         # which activation is all the same: where the networks differ in it, the default will do
-        network = zoo.config.architecture()
-        images = torch.rand((2, *input_shape(network)), generator=torch.Generator().manual_seed(0))
-        verify_symmetry(zoo.config.weight_layout(), new_module(network), images)
+        if config.permute or (config.align and not traced):
+            network = zoo.config.architecture()
+            images = torch.rand((2, *input_shape(network)), generator=torch.Generator().manual_seed(0))
+            verify_symmetry(zoo.config.weight_layout(), new_module(network), images)
+        if traced:  # signs depend on activations
+            network = zoo.config.network_config() if symmetries == "signs" else zoo.config.architecture()
+            graph_of(network.to_dict(), signs=symmetries == "signs")
     except UserError as error:
-        raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false.") from error
+        raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false{other}.") from error
 
 
 def _networks_and_images(

@@ -6,7 +6,7 @@ larger, its agreement or its opposite; heads of attention by the best order of t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -88,17 +88,32 @@ def match(graph: WeightGraph, network: Mapping[str, Tensor], reference: Mapping[
         UserError: if a tensor has another shape than the graph's.
     """
     matching = Matching(graph, reference)
-    start = matching.doubled(network)
-    ends = [matching.descended(matching.from_outside(start)), matching.descended(start)]
-    best = max(ends, key=matching.agreement)
-    known = {name: best.get(graph.aliases.get(name, name)) for name in network}
-    return {name: tensor if (found := known[name]) is None else found.to(tensor) for name, tensor in network.items()}
+    ends = [matching.from_outside(network), Run(matching.doubled(network))]
+    for end in ends:
+        matching.descend(end)
+    result = dict(network)
+    for symmetry in max(ends, key=lambda end: matching.agreement(end.tensors)).steps:
+        result = graph.apply(result, symmetry)
+    return result
 
 
 def squared_distance(graph: WeightGraph, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
     """Between parameters of two networks, without running statistics."""
     names = [name for name, entries in graph.tensors.items() if entries.is_parameter]
     return float(sum((first[name].double() - second[name].double()).square().sum() for name in names))
+
+
+@dataclass
+class Run:
+    """A network on its way.
+
+    Attributes:
+        tensors (`dict[str, Tensor]`): where it is.
+        steps (`list[Symmetry]`): how it came there.
+    """
+
+    tensors: Tensors
+    steps: list[Symmetry] = field(default_factory=list)
 
 
 class Matching:
@@ -125,21 +140,22 @@ class Matching:
         known = self.graph.tensors
         return float(sum((network[name] * self.target[name]).sum() for name in network if known[name].is_parameter))
 
-    def descended(self, network: Tensors) -> Tensors:
+    def descend(self, run: Run) -> None:
         """One group after the other, until a sweep changes nothing."""
         everything = torch.ones(self.graph.num_units + 1, dtype=torch.bool)
         for _ in range(MAX_SWEEPS):
-            before = self.agreement(network)
+            before = self.agreement(run.tensors)
             for group in self.groups:
-                network = self._better(network, self._matched(group, network, everything))
+                self._better(run, self._matched(group, run.tensors, everything))
             for family in self.families:
-                network = self._better(network, self._signed(family, network))
-            if self.agreement(network) <= before + 1e-12 * abs(before):
+                self._better(run, self._signed(family, run.tensors))
+            if self.agreement(run.tensors) <= before + 1e-12 * abs(before):
                 break
-        return network
 
-    def from_outside(self, network: Tensors) -> Tensors:
-        """Each group once, that first of which most is known: what lies between it and what was matched before."""
+    def from_outside(self, network: Mapping[str, Tensor]) -> Run:
+        """Each group once, that first of which most is known: what lies between it and what was matched before. Where
+        it ends does not depend on the order and signs that the network's units came in."""
+        run = Run(self.doubled(network))
         known = torch.ones(self.graph.num_units + 1, dtype=torch.bool)  # the last is that of what stays
         for group in self.groups:
             known[group] = False
@@ -147,22 +163,28 @@ class Matching:
         while left:
             shares = [self._known_share(group, known) for group in left]
             group = left.pop(int(np.argmax(shares)))
-            network = self.graph.apply(network, self._matched(group, network, known))
+            symmetry = self._matched(group, run.tensors, known)
+            run.tensors = self.graph.apply(run.tensors, symmetry)
+            run.steps.append(symmetry)
             known[group] = True
-        return network
+        return run
 
-    def _better(self, network: Tensors, symmetry: Symmetry) -> Tensors:
-        """What a symmetry makes of it, if that is closer: an assignment is exact only where tensors have a group on
-        one of their sides."""
+    def _better(self, run: Run, symmetry: Symmetry) -> None:
+        """Take a step, if it leads closer: an assignment is exact only where tensors have a group on one of their
+        sides."""
         same = self.graph.identity
         units, factors = symmetry.order != same.order, symmetry.factors != same.factors
         if not units.any() and not factors.any():
-            return network
+            return
         touched = {
-            name: network[name] for name, entries in self.graph.tensors.items() if entries.is_touched(units, factors)
+            name: run.tensors[name]
+            for name, entries in self.graph.tensors.items()
+            if entries.is_touched(units, factors)
         }
         changed = self.graph.apply(touched, symmetry)
-        return network | changed if self.agreement(changed) > self.agreement(touched) else network
+        if self.agreement(changed) > self.agreement(touched):
+            run.tensors |= changed
+            run.steps.append(symmetry)
 
     def _matched(self, group: Tensor, network: Tensors, known: Tensor) -> Symmetry:
         """The best order of a group's members, and of units inside each of them, by what lies between it and what is
@@ -312,4 +334,4 @@ def _entries_of(graph: WeightGraph, name: str, tensor: TensorEntries, is_first: 
     return Entries(name, tensor.view, axis, rows, other, distinct)
 
 
-__all__ = ["Matching", "match", "squared_distance"]
+__all__ = ["Matching", "Run", "match", "squared_distance"]

@@ -232,7 +232,11 @@ def _network(path: Path, protocol: Protocol | None, images: ImageData | None) ->
             "images are shown to networks by the protocol they were trained with: name it, too (--protocol)."
         )
     beside = path.parent / "config.json"
-    return network_from(read_json(beside), str(beside)) if path.name in (WEIGHTS, OLD_WEIGHTS) and beside.exists() else None
+    return (
+        network_from(read_json(beside), str(beside))
+        if path.name in (WEIGHTS, OLD_WEIGHTS) and beside.exists()
+        else None
+    )
 
 
 def _renamed(state: dict[str, Tensor], layout: WeightLayout, path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,70 @@
+"""Networks in the order, and with the signs, of a reference, whatever their architecture: by the graph of weight space
+of the network itself, where [`~hyperrep.representation.alignment`] knows chains of layers alone."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..networks import input_shape, network_from
+from ..networks.modules import fresh_module
+from ..weights import WeightGraph, WeightLayout
+from ..weights.matching import Matching
+
+
+_lock = threading.Lock()
+
+
+def graph_of(network: Mapping[str, Any], signs: bool) -> WeightGraph:
+    """Symmetries of networks of a configuration.
+
+    Raises:
+        UserError: if there can be none, it does not say what images it takes, or it cannot be traced.
+    """
+    config = network_from(network)
+    images = torch.rand((2, *input_shape(config)), generator=torch.Generator().manual_seed(0))
+    with _lock, torch.device("cpu"):  # torch.export is not made for threads
+        graph = WeightGraph.of(fresh_module(config, seed=0), images)
+    return graph if signs else replace(graph, signs=torch.zeros_like(graph.signs))
+
+
+def canonical(weights: Tensor, reference: Tensor, layout: Sequence[Sequence], graph: WeightGraph) -> Tensor:
+    """Each network with the order and signs of its units that bring it closest to the reference, by coordinate descent
+    from the inputs and outputs inwards ([`~hyperrep.weights.match`] without its second start): so the result does not
+    depend on the order and signs that units came in. Functions stay as they are.
+
+    Args:
+        weights (`Tensor`): (networks, num_params), on any device; gradients flow through.
+        reference (`Tensor`): (num_params,).
+        layout (`list`): names and shapes of their tensors.
+        graph ([`WeightGraph`]): of their architecture.
+
+    Returns:
+        `Tensor`: (networks, num_params), new.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite.
+    """
+    finite = torch.isfinite(weights.detach()).all(dim=1)
+    if not finite.all():
+        raise ValueError(
+            f"{int((~finite).sum())} of {len(weights)} networks hold NaN or infinite weights: they cannot be aligned. "
+            "Leave them out."
+        )
+    order = WeightLayout.from_list(layout)
+    matching = Matching(graph, order.unvectorize(reference))
+    rows = []
+    for vector in weights:
+        tensors = order.unvectorize(vector)
+        run = matching.from_outside(tensors)
+        matching.descend(run)
+        for symmetry in run.steps:
+            tensors = graph.apply(tensors, symmetry)
+        rows.append(order.vectorize(tensors))
+    return torch.stack(rows) if rows else weights.clone()
+
+
+__all__ = ["canonical", "graph_of"]
