@@ -123,7 +123,7 @@ def test_networks_with_skips_are_aligned_learned_and_loaded(tmp_path, symmetries
 def test_a_model_says_which_symmetries_there_are():
     with pytest.raises(
         StrictDataclassClassValidationError,
-        match="symmetries 'mirror' is unknown; choose from chain, permutations, signs",
+        match="'mirror' is unknown; choose from chain, perm",
     ):
         HyperRepConfig(symmetries="mirror")
 
