@@ -208,5 +208,32 @@ def test_a_module_that_cannot_be_traced_is_refused_in_a_sentence():
 
 def test_another_network_is_not_permuted():
     graph = WeightGraph.of(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3))
+    state = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).state_dict()
     with pytest.raises(UserError, match=r"0\.weight has shape \[5, 3\], the module's had \[4, 3\]"):
-        graph.apply({"0.weight": torch.zeros(5, 3)}, graph.identity)
+        graph.apply(state, graph.identity)
+
+
+def test_a_state_dict_of_other_names_is_not_taken_for_one_that_needs_no_change():
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    graph = WeightGraph.of(module, torch.randn(2, 3))
+    state = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    for given in (state, {name: tensor for name, tensor in module.state_dict().items() if name != "2.weight"}):
+        with pytest.raises(UserError, match=r"weight is missing \(. of 4 tensors are\); there are "):
+            graph.apply(given, graph.identity)
+    with pytest.raises(UserError, match="missing"):
+        match(graph, module.state_dict(), state)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compiled", "data parallel"])
+def test_it_is_the_module_inside_that_counts(wrap):
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    graph = WeightGraph.of(wrap(module), torch.randn(2, 3))
+    assert [len(group) for group in graph.groups] == [4]
+    graph.apply(module.state_dict(), graph.identity)
+
+
+def test_inputs_may_be_whole_numbers_and_modules_of_half_precision():
+    module = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).bfloat16()
+    graph = WeightGraph.of(module, torch.randint(9, (2, 5)))
+    assert [len(group) for group in graph.groups] == [6]
+    assert module[1].weight.dtype == torch.bfloat16

@@ -3,12 +3,13 @@
 weights (batch, num_params) -> units in canonical order -> standardised -> neuron tokens, layer by layer, and back
 """
 
+import importlib
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from ..weights import WeightGraph
 from .alignment import align
-from .canonical import canonical, graph_of
 from .configuration_hyperrep import HyperRepConfig, LayerTokens
 
 
@@ -52,7 +53,7 @@ class HyperRepProcessor(nn.Module):
         reference = torch.zeros(self.num_params, dtype=torch.float32) if config.aligned else None
         self.register_buffer("reference", reference)
         self.symmetries, self.network = config.symmetries, config.network
-        self.graph: WeightGraph | None = None  # found when it is asked for
+        self.graph: Any = None  # of the network's symmetries, found when it is asked for
 
     @torch.no_grad()
     def fit(self, weights: Tensor, reference: Tensor | None = None) -> "HyperRepProcessor":
@@ -88,9 +89,13 @@ class HyperRepProcessor(nn.Module):
             return weights
         if self.symmetries == "chain":
             return align(weights, self.reference, self.layout)
+        try:  # this file may travel without the package, and so do all that it needs otherwise
+            canonical = importlib.import_module("hyperrep.representation.canonical")
+        except ImportError as error:
+            raise ImportError("networks are aligned by tracing them here: pip install hyperrep") from error
         if self.graph is None:
-            self.graph = graph_of(self.network or {}, signs=self.symmetries == "signs")
-        return canonical(weights, self.reference, self.layout, self.graph)
+            self.graph = canonical.graph_of(self.network or {}, signs=self.symmetries == "signs")
+        return canonical.canonical(weights, self.reference, self.layout, self.graph)
 
     def forward(self, weights: Tensor) -> list[Tensor]:
         """Neuron tokens, one tensor a layer: (batch, num_units, token_size). A token is one output unit: its incoming

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..files.reading import listed
 from .groups import coordinates, groups_of, indices_of
 from .labels import Matrix, Trace, Value, once
+from .layout import unwrapped
 from .tracing import traced
 
 
@@ -165,15 +167,17 @@ class WeightGraph:
         Raises:
             UserError: if it cannot be traced, or takes no such inputs.
         """
-        module = copy.deepcopy(module).double().eval()
+        module = copy.deepcopy(unwrapped(module)).cpu().double().eval()
+        inputs = inputs.detach().cpu()
+        inputs = inputs.double() if inputs.is_floating_point() else inputs
         aliases = _aliases(module)
-        trace = traced(module, inputs.double(), aliases)
+        trace = traced(module, inputs, aliases)
         notes = (
             f"{name} of module {where} is not known here: what it reads stays."
             for name, where in trace.unknown.items()
         )
         graph = replace(_assembled(trace, aliases), notes=tuple(notes))
-        graph = graph._verified(module, inputs.double())
+        graph = graph._verified(module, inputs)
         for note in graph.notes:
             logger.warning("%s", note)
         return graph
@@ -214,8 +218,18 @@ class WeightGraph:
             tensors (`Mapping[str, Tensor]`): such as a state dict; what the graph does not know stays as it is.
 
         Raises:
-            UserError: if one has another shape than the module's had.
+            UserError: if one that the graph knows is missing, or has another shape than the module's had.
         """
+        known = {self.aliases.get(name, name) for name in tensors}
+        if missing := [name for name in self.tensors if name not in known]:
+            raise UserError(
+                f"{missing[0]} is missing ({len(missing)} of {len(self.tensors)} tensors are); there are "
+                f"{listed(tensors)}."
+            )
+        return self.changed(tensors, symmetry)
+
+    def changed(self, tensors: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
+        """As [`apply`], of some of the network's tensors."""
         result = dict(tensors)
         for name, tensor in tensors.items():
             entries = self.tensors.get(self.aliases.get(name, name))

@@ -64,11 +64,7 @@ class WeightLayout:
     def of(cls, module: nn.Module) -> "WeightLayout":
         """Layout of a module's parameters, in the order it lists them; compiled or wrapped for several GPUs, it is
         the module inside that counts."""
-        while hasattr(module, "_orig_mod") or isinstance(
-            module, nn.DataParallel | nn.parallel.DistributedDataParallel
-        ):
-            module = cast(nn.Module, getattr(module, "_orig_mod", None) or module.module)
-        return cls(tuple((name, tuple(p.shape)) for name, p in module.named_parameters()))
+        return cls(tuple((name, tuple(p.shape)) for name, p in unwrapped(module).named_parameters()))
 
     @classmethod
     def from_list(cls, tensors: Iterable[Sequence[Any]]) -> "WeightLayout":
@@ -144,3 +140,10 @@ class WeightLayout:
             name: vector[..., self.slices[name]].unflatten(-1, shape) if shape else vector[..., self.slices[name]]
             for name, shape in self.tensors
         }
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside, if it was compiled or wrapped for several GPUs."""
+    while hasattr(module, "_orig_mod") or isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        module = cast(nn.Module, getattr(module, "_orig_mod", None) or module.module)
+    return module

@@ -85,7 +85,7 @@ def match(graph: WeightGraph, network: Mapping[str, Tensor], reference: Mapping[
         `dict[str, Tensor]`: the same function as `network`.
 
     Raises:
-        UserError: if a tensor has another shape than the graph's.
+        UserError: if a tensor is missing, or has another shape than the graph's.
     """
     matching = Matching(graph, reference)
     ends = [matching.from_outside(network), Run(matching.doubled(network))]
@@ -132,7 +132,12 @@ class Matching:
         self.families = _families(graph)
 
     def doubled(self, tensors: Mapping[str, Tensor]) -> Tensors:
-        """What the graph knows of a network."""
+        """What the graph knows of a network.
+
+        Raises:
+            UserError: if something is missing, or of another shape.
+        """
+        tensors = self.graph.apply(tensors, self.graph.identity)
         return {name: tensors[name].detach().cpu().double() for name in self.graph.tensors}
 
     def agreement(self, network: Tensors) -> float:
@@ -181,7 +186,7 @@ class Matching:
             for name, entries in self.graph.tensors.items()
             if entries.is_touched(units, factors)
         }
-        changed = self.graph.apply(touched, symmetry)
+        changed = self.graph.changed(touched, symmetry)
         if self.agreement(changed) > self.agreement(touched):
             run.tensors |= changed
             run.steps.append(symmetry)
