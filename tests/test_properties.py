@@ -1,5 +1,7 @@
 """Features of weights, probes of properties, and `hyperrep evaluate properties`."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +125,13 @@ def test_properties_of_a_zoo(hyperrep, representation, digits_zoo, tmp_path):
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         Properties(**settings)
+
+
+def test_published_shares_of_variance_stand_beside_ours_and_not_beside_tau():
+    rows = read_results(Path(__file__).parent.parent / "model_cards/hyperrep-mnist/results/properties.jsonl")
+    published = {
+        title: [line for line in lines if line[0].endswith("published")] for title, _, lines in Properties.tables(rows)
+    }
+    assert published["Kendall's tau on test networks"] == []
+    assert published["R² on test networks, %"][0] == ["test_accuracy, linear, published", "97.3", "", "97.7", "", ""]
+    assert len(published["R² on test networks, %"]) == 3

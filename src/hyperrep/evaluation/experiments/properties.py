@@ -120,10 +120,12 @@ class Properties(Experiment):
                 for variant in dict.fromkeys(row.variant for row in found)
             ]
             published = PUBLISHED_PROPERTIES.get(rows[0].settings.get("protocol", ""), {})
+            published = {} if what == "kendall_tau" else published  # of which none were
             for name, numbers in published.items():
                 if any(variant.startswith(f"{name},") for variant, *_ in lines):
-                    known = dict(zip(("weights", "statistics", "latents"), map(str, numbers)))
-                    lines.append([f"{name}, linear, published", *(known.get(feature, "") for feature in features)])
+                    known = dict(zip(("weights", "statistics", "latents"), numbers))
+                    cells_of = ("" if (value := known.get(feature)) is None else str(value) for feature in features)
+                    lines.append([f"{name}, linear, published", *cells_of])
             if found:
                 tables.append((quantity.title, ["property, probe", *features], lines))
         return tables
