@@ -13,7 +13,7 @@ from torch import nn
 from hyperrep import load_zoo
 from hyperrep.images import load_images
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification
-from hyperrep.population.loop import LoopEngine
+from hyperrep.population import choose_engine
 from hyperrep.zoo import ZooSettings, build_zoo, get_protocol
 from hyperrep.zoo.settings import SPLITS
 
@@ -128,7 +128,8 @@ def test_on_images_they_measure_what_a_zoo_of_ours_has(hyperrep, tmp_path):
     protocol = get_protocol("digits")
     images = load_images("digits", protocol.processor(), protocol.validation_fraction)
     settings = ZooSettings(protocol, models=MODELS, epochs=1, keep_epochs=(1,))
-    ours = load_zoo(build_zoo(settings, images, LoopEngine(), tmp_path / "ours"))
+    engine = choose_engine("auto", protocol.network_config(images.classes))
+    ours = load_zoo(build_zoo(settings, images, engine, tmp_path / "ours"))
     (tmp_path / "theirs").mkdir()
     for (model, _), vector in rows_of(ours, lambda split: split.weights).items():
         tensors = ours.config.weight_layout().unvectorize(vector.clone())
