@@ -33,8 +33,8 @@ def graph_of(network: Mapping[str, Any], signs: bool) -> WeightGraph:
 
 def canonical(weights: Tensor, reference: Tensor, layout: Sequence[Sequence], graph: WeightGraph) -> Tensor:
     """Each network with the order and signs of its units that bring it closest to the reference, by coordinate descent
-    from the inputs and outputs inwards ([`~hyperrep.weights.match`] without its second start): so the result does not
-    depend on the order and signs that units came in. Functions stay as they are.
+    from inputs and outputs inwards ([`~hyperrep.weights.match`] without its start from units as they come): so the
+    result does not depend on the order and signs that units came in. Functions stay as they are.
 
     Args:
         weights (`Tensor`): (networks, num_params), on any device; gradients flow through.
@@ -59,9 +59,7 @@ def canonical(weights: Tensor, reference: Tensor, layout: Sequence[Sequence], gr
     rows = []
     for vector in weights:
         tensors = order.unvectorize(vector)
-        run = matching.from_outside(tensors)
-        matching.descend(run)
-        for symmetry in run.steps:
+        for symmetry in matching.closest(tensors):
             tensors = graph.apply(tensors, symmetry)
         rows.append(order.vectorize(tensors))
     return torch.stack(rows) if rows else weights.clone()

@@ -74,8 +74,9 @@ class Entries:
 def match(graph: WeightGraph, network: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Tensors:
     """The network, with units in the order, and with the signs, that bring its parameters closest to the reference's.
 
-    Starts from the inputs and the outputs inwards, where each group of units is matched by what lies between it and
-    what is matched already, and once more from the units as they come; the closer end is kept.
+    Starts twice from outside inwards, from inputs first and from outputs first, where each group of units is matched
+    by what lies between it and what is matched already, and once more from the units as they come; the closest end is
+    kept.
 
     Args:
         graph ([`WeightGraph`]): of both.
@@ -88,11 +89,8 @@ def match(graph: WeightGraph, network: Mapping[str, Tensor], reference: Mapping[
         UserError: if a tensor is missing, or has another shape than the graph's.
     """
     matching = Matching(graph, reference)
-    ends = [matching.from_outside(network), Run(matching.doubled(network))]
-    for end in ends:
-        matching.descend(end)
     result = dict(network)
-    for symmetry in max(ends, key=lambda end: matching.agreement(end.tensors)).steps:
+    for symmetry in matching.closest(network, Run(matching.doubled(network))):
         result = graph.apply(result, symmetry)
     return result
 
@@ -145,6 +143,15 @@ class Matching:
         known = self.graph.tensors
         return float(sum((network[name] * self.target[name]).sum() for name in network if known[name].is_parameter))
 
+    def closest(self, network: Mapping[str, Tensor], *others: Run) -> list[Symmetry]:
+        """What leads from a network as close to the reference as any start does: two from outside inwards, which do
+        not depend on the order and signs that its units came in, and others."""
+        ends = [self.from_outside(network, from_inputs) for from_inputs in (True, False)]
+        ends += others
+        for end in ends:
+            self.descend(end)
+        return max(ends, key=lambda end: self.agreement(end.tensors)).steps
+
     def descend(self, run: Run) -> None:
         """One group after the other, until a sweep changes nothing."""
         everything = torch.ones(self.graph.num_units + 1, dtype=torch.bool)
@@ -157,9 +164,9 @@ class Matching:
             if self.agreement(run.tensors) <= before + 1e-12 * abs(before):
                 break
 
-    def from_outside(self, network: Mapping[str, Tensor]) -> Run:
-        """Each group once, that first of which most is known: what lies between it and what was matched before. Where
-        it ends does not depend on the order and signs that the network's units came in."""
+    def from_outside(self, network: Mapping[str, Tensor], from_inputs: bool) -> Run:
+        """Each group once, that first of which most is known: what lies between it and what was matched before. At
+        first these are what reads inputs and what outputs read; the former go first, or the latter."""
         run = Run(self.doubled(network))
         known = torch.ones(self.graph.num_units + 1, dtype=torch.bool)  # the last is that of what stays
         for group in self.groups:
@@ -167,7 +174,8 @@ class Matching:
         left = list(self.groups)
         while left:
             shares = [self._known_share(group, known) for group in left]
-            group = left.pop(int(np.argmax(shares)))
+            places = range(len(left)) if from_inputs else reversed(range(len(left)))
+            group = left.pop(max(places, key=shares.__getitem__))
             symmetry = self._matched(group, run.tensors, known)
             run.tensors = self.graph.apply(run.tensors, symmetry)
             run.steps.append(symmetry)
