@@ -32,7 +32,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from hyperrep.images import load_images
-from hyperrep.networks.modules import fresh_module, input_shape
+from hyperrep.networks.modules import example_images, fresh_module
 from hyperrep.results import machine_name
 from hyperrep.weights import WeightGraph, match
 from hyperrep.weights.matching import squared_distance
@@ -218,7 +218,7 @@ def canonical(zoo: Zoo, count: int) -> dict[str, tuple[float, float]]:
     split = zoo["train"].select([max(zoo["train"].epoch.tolist())])
     best = split.metrics["validation_accuracy"].argmax()
     layout, network = zoo.config.weight_layout(), zoo.config.network_config()
-    graph = WeightGraph.of(fresh_module(network, seed=0), torch.rand(2, *input_shape(network)))
+    graph = WeightGraph.of(fresh_module(network, seed=0), example_images(network))
     target = layout.unvectorize(split.weights[best])
     found = {}
     for name, of in {

@@ -117,20 +117,20 @@ def import_(
 ) -> None:
     """Write networks that were trained elsewhere as a zoo: folders that transformers saved, loose files of tensors
     (safetensors, or PyTorch's, of which nothing but tensors is read), or one of the public Model Zoos."""
+    from hyperrep.errors import UserError
     from hyperrep.files import check_output, mode_of
     from hyperrep.images import load_images
     from hyperrep.zoo import get_protocol, import_zoo
+    from hyperrep.zoo.importing import NO_PROTOCOL
     from hyperrep.zoo.settings import parse_epochs
 
     check_output(output, "zoo", mode_of(overwrite=overwrite))
     recipe = None if protocol is None else get_protocol(protocol)
     data = None
-    if images is not None and recipe is not None:
+    if images is not None:
+        if recipe is None:
+            raise UserError(NO_PROTOCOL)
         data = load_images(images, recipe.processor(), recipe.validation_fraction)
-    elif images is not None:
-        from hyperrep.errors import UserError
-
-        raise UserError("images are shown to networks by the protocol they were trained with: name it (--protocol).")
     asked = () if epochs is None else parse_epochs(epochs)
     _print_info(import_zoo(source, output, recipe, data, epoch, asked, overwrite))
 

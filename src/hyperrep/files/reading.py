@@ -5,8 +5,10 @@ import dataclasses
 import difflib
 import json
 import math
+import pickle
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -200,22 +202,15 @@ def read_tensors(
         UserError: if the file cannot be read or is damaged, or a tensor is missing, too many, of another shape, no
             floating-point numbers, or not finite.
     """
-    path = Path(path)
-    check_regular(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            if set(file.keys()) != set(shapes):
-                raise UserError(f"{path} holds tensors {listed(file.keys())}; {listed(shapes)} are needed.")
-            for name, shape in shapes.items():
-                found = file.get_slice(name).get_shape()
-                if len(found) != len(shape) or any(s is not None and s != f for s, f in zip(shape, found)):
-                    wanted = ", ".join("any" if size is None else str(size) for size in shape)
-                    raise UserError(f"{path}: {name} has shape {list(found)}; [{wanted}] is needed.")
-            tensors = {name: file.get_tensor(name) for name in shapes}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
+    with open_tensors(path) as file:
+        if set(file.keys()) != set(shapes):
+            raise UserError(f"{path} holds tensors {listed(file.keys())}; {listed(shapes)} are needed.")
+        for name, shape in shapes.items():
+            found = file.get_slice(name).get_shape()
+            if len(found) != len(shape) or any(s is not None and s != f for s, f in zip(shape, found)):
+                wanted = ", ".join("any" if size is None else str(size) for size in shape)
+                raise UserError(f"{path}: {name} has shape {list(found)}; [{wanted}] is needed.")
+        tensors = {name: file.get_tensor(name) for name in shapes}
     for name, tensor in tensors.items():
         if name in integers and tensor.dtype == torch.int64:
             continue
@@ -228,6 +223,42 @@ def read_tensors(
         if not torch.isfinite(tensors[name]).all():
             raise UserError(f"{path}: {name} holds NaN or infinite numbers.")
     return tensors
+
+
+@contextmanager
+def open_tensors(path: str | Path) -> Iterator[Any]:
+    """A safetensors file, as `safe_open` gives it, of which nothing is known yet.
+
+    Raises:
+        UserError: if it cannot be read, or turns out to be damaged.
+    """
+    check_regular(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+
+
+def read_pytorch(path: str | Path) -> Any:
+    """What a file of PyTorch holds. `weights_only` builds tensors and plain containers, and runs no code.
+
+    Raises:
+        UserError: if it cannot be read, is damaged, or holds more than that.
+    """
+    check_regular(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is no file of tensors alone, and is not read: what else it holds could run code."
+        ) from error
+    except (RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise UserError(f"{path} is damaged, or no file of PyTorch: {str(error).splitlines()[0]}") from error
 
 
 def listed(names: Any) -> str:

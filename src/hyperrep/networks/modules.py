@@ -114,6 +114,15 @@ def input_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def example_images(config: PreTrainedConfig) -> Tensor:
+    """Two images that such networks take, the same at every call, for trying out what they do.
+
+    Raises:
+        UserError: as [`input_shape`].
+    """
+    return torch.rand((2, *input_shape(config)), generator=torch.Generator().manual_seed(0))
+
+
 def num_classes(config: PreTrainedConfig) -> int:
     """`num_labels`, which transformers declares optional."""
     return config.num_labels or 0

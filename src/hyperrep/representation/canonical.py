@@ -1,15 +1,17 @@
 """Networks in the order, and with the signs, of a reference, whatever their architecture: by the graph of weight space
 of the network itself, where [`~hyperrep.representation.alignment`] knows chains of layers alone."""
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..networks import input_shape, network_from
+from ..networks import example_images, network_from
 from ..networks.modules import fresh_module
 from ..weights import WeightGraph, WeightLayout
 from ..weights.matching import Matching
@@ -24,11 +26,15 @@ def graph_of(network: Mapping[str, Any], signs: bool) -> WeightGraph:
     Raises:
         UserError: if there can be none, it does not say what images it takes, or it cannot be traced.
     """
-    config = network_from(network)
-    images = torch.rand((2, *input_shape(config)), generator=torch.Generator().manual_seed(0))
     with _lock, torch.device("cpu"):  # torch.export is not made for threads
-        graph = WeightGraph.of(fresh_module(config, seed=0), images)
+        graph = _traced(json.dumps(network, sort_keys=True))
     return graph if signs else replace(graph, signs=torch.zeros_like(graph.signs))
+
+
+@lru_cache(maxsize=8)  # a training checks its networks, and then aligns them
+def _traced(network: str) -> WeightGraph:
+    config = network_from(json.loads(network))
+    return WeightGraph.of(fresh_module(config, seed=0), example_images(config))
 
 
 def canonical(weights: Tensor, reference: Tensor, layout: Sequence[Sequence], graph: WeightGraph) -> Tensor:

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from ..errors import UserError
 from ..images import ImageData, ImageSplit
-from ..networks import input_shape, new_module
+from ..networks import example_images, new_module
 from ..population import Engine, choose_engine
 from ..representation import HyperRepConfig, HyperRepModel, HyperRepProcessor
 from ..representation.canonical import graph_of
@@ -191,11 +191,10 @@ def _check_symmetry(zoo: Zoo, config: TrainingConfig) -> None:
         # which activation is all the same: where the networks differ in it, the default will do
         if config.permute or (config.align and not traced):
             network = zoo.config.architecture()
-            images = torch.rand((2, *input_shape(network)), generator=torch.Generator().manual_seed(0))
-            verify_symmetry(zoo.config.weight_layout(), new_module(network), images)
-        if traced:  # signs depend on activations
-            network = zoo.config.network_config() if symmetries == "signs" else zoo.config.architecture()
-            graph_of(network.to_dict(), signs=symmetries == "signs")
+            verify_symmetry(zoo.config.weight_layout(), new_module(network), example_images(network))
+        if traced:  # there has to be one such network; signs depend on its activation
+            zoo.config.network_config() if symmetries == "signs" else zoo.config.architecture()
+            graph_of(zoo.config.network, signs=symmetries == "signs")
     except UserError as error:
         raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false{other}.") from error
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files.reading import listed
+from .entries import TensorEntries, side_of
 from .groups import coordinates, groups_of, indices_of
 from .labels import Matrix, Trace, Value, once
 from .layout import unwrapped
+from .symmetry import outputs_of
 from .tracing import traced
 
 
@@ -26,91 +28,6 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-9  # of the largest output, in float64
 TRIALS = 3  # one order of units may keep a function that others change
-
-
-@dataclass(frozen=True)
-class Side:
-    """To which unit each index of one of a tensor's axes belongs.
-
-    Attributes:
-        units (`Tensor`): (n,) of the first axis; (1 or first axis, n) of the second, whose units depend on the row in
-            grouped convolutions. -1 is an index that stays.
-        places (`Tensor`): the how-many-th index of its unit each is: a unit that was flattened has many.
-    """
-
-    units: Tensor
-    places: Tensor
-
-    @property
-    def codes(self) -> Tensor:
-        """Another for each unit and place; those of what stays are behind all others."""
-        width = int(self.places.max()) + 1
-        return torch.where(self.units < 0, -1, self.units * width + self.places)
-
-
-@dataclass(frozen=True)
-class TensorEntries:
-    """Units and factors of one tensor, seen as (first axis, second axis, rest); a tensor that is no matrix is its
-    entries alone.
-
-    Attributes:
-        shape (`tuple`): as it is stored.
-        view (`tuple[int, int, int]`): as it is seen here.
-        first, second ([`Side`]): `second` is `None` where there is but one.
-        factors (`tuple`): pairs of indices of factors, which broadcast to the view's first two axes (-1 where there is
-            none), and the exponent they come with, 1 or -1.
-        is_parameter (`bool`): not running statistics.
-    """
-
-    shape: tuple[int, ...]
-    view: tuple[int, int, int]
-    first: Side
-    second: Side | None
-    factors: tuple[tuple[Tensor, int], ...]
-    is_parameter: bool
-
-    def reordered(self, tensor: Tensor, order: Tensor) -> Tensor:
-        """The tensor, with unit `order[i]` in the place of unit i."""
-        entries = tensor.reshape(self.view)[_sources(self.first, order).to(tensor.device)]
-        if self.second is None:
-            return entries.reshape(self.shape)
-        if len(self.second.units) == 1:
-            columns = _sources(Side(self.second.units[0], self.second.places[0]), order)
-            return entries[:, columns.to(tensor.device)].reshape(self.shape)
-        # each group of a convolution has channels of its own: those of the row that comes here are looked up
-        codes, wanted = self.second.codes[_sources(self.first, order)], _moved_codes(self.second, order)
-        sorted_codes, by_code = codes.sort(dim=1)
-        columns = by_code.gather(1, torch.searchsorted(sorted_codes, wanted).clamp(max=codes.shape[1] - 1))
-        return entries.gather(1, columns[..., None].expand(self.view).to(tensor.device)).reshape(self.shape)
-
-    def is_touched(self, units: Tensor, factors: Tensor) -> bool:
-        """Whether any of these units (units,), bool, or factors (factors,), bool, is here."""
-        sides = (side.units for side in (self.first, self.second) if side is not None)
-        units, factors = (torch.cat([part, part.new_zeros(1)]) for part in (units, factors))
-        return any(units[own].any() for own in sides) or any(factors[own].any() for own, _ in self.factors)
-
-    def multipliers(self, values: Tensor) -> Tensor:
-        """What each entry is multiplied by, in the tensor's shape, if factor i is `values[i]`."""
-        padded = torch.cat([values, values.new_ones(1)])
-        result = values.new_ones(self.view[:2])
-        for factors, exponent in self.factors:
-            result = result * padded[factors] ** exponent
-        return result[..., None].expand(self.view).reshape(self.shape)
-
-
-def _moved_codes(side: Side, order: Tensor) -> Tensor:
-    width = int(side.places.max()) + 1
-    order = torch.cat([order, order.new_zeros(1)])  # for units that stay, of which there may be nothing else
-    moved = order[side.units] * width + side.places
-    return torch.where(side.units < 0, -1, moved)
-
-
-def _sources(side: Side, order: Tensor) -> Tensor:
-    """Indices (n,) of an axis from which those of the reordered one come."""
-    codes, wanted = side.codes, _moved_codes(side, order)
-    sorted_codes, by_code = codes.sort(stable=True)
-    found = by_code[torch.searchsorted(sorted_codes, wanted).clamp(max=len(codes) - 1)]
-    return torch.where(side.units < 0, torch.arange(len(codes)), found)
 
 
 @dataclass(frozen=True)
@@ -197,12 +114,11 @@ class WeightGraph:
             permute, signs (`bool`): whether units change places, and factors their signs.
             scale (`float`): standard deviation of the logarithms of positive factors.
         """
-        order, factors = self.identity.order, self.identity.factors
+        same = self.identity
+        order, factors = same.order, same.factors
         # large members first: what lies within them comes along
         for group in sorted(self.groups, key=lambda group: -group.shape[1]) if permute else ():
-            shuffled = torch.randperm(len(group), generator=generator)
-            order = order.clone()
-            order[group] = order[group[shuffled]]
+            order[group] = order[group[torch.randperm(len(group), generator=generator)]]
         if signs:
             drawn = torch.randint(2, (len(factors),), generator=generator) * 2.0 - 1
             factors = torch.where(self.signs, drawn.double(), factors)
@@ -220,25 +136,33 @@ class WeightGraph:
         Raises:
             UserError: if one that the graph knows is missing, or has another shape than the module's had.
         """
-        known = {self.aliases.get(name, name) for name in tensors}
-        if missing := [name for name in self.tensors if name not in known]:
+        self.check(tensors)
+        return self.changed(tensors, symmetry)
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Whether these are tensors of such a network, all that the graph knows.
+
+        Raises:
+            UserError: as [`apply`].
+        """
+        given = {self.aliases.get(name, name): tensor for name, tensor in tensors.items()}
+        if missing := [name for name in self.tensors if name not in given]:
             raise UserError(
                 f"{missing[0]} is missing ({len(missing)} of {len(self.tensors)} tensors are); there are "
                 f"{listed(tensors)}."
             )
-        return self.changed(tensors, symmetry)
+        for name, entries in self.tensors.items():
+            if (shape := tuple(given[name].shape)) != entries.shape:
+                raise UserError(f"{name} has shape {list(shape)}, the module's had {list(entries.shape)}.")
 
     def changed(self, tensors: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
-        """As [`apply`], of some of the network's tensors."""
+        """As [`apply`], of some of the network's tensors, which are taken to be such."""
         result = dict(tensors)
         for name, tensor in tensors.items():
             entries = self.tensors.get(self.aliases.get(name, name))
-            if entries is None:
-                continue
-            if tuple(tensor.shape) != entries.shape:
-                raise UserError(f"{name} has shape {list(tensor.shape)}, the module's had {list(entries.shape)}.")
-            moved = entries.reordered(tensor, symmetry.order)
-            result[name] = moved * entries.multipliers(symmetry.factors).to(tensor)
+            if entries is not None:
+                moved = entries.reordered(tensor, symmetry.order)
+                result[name] = moved * entries.multipliers(symmetry.factors).to(tensor)
         return result
 
     @torch.no_grad()
@@ -249,20 +173,22 @@ class WeightGraph:
             name: _stirred(name, tensor, generator) if tensor.is_floating_point() else tensor
             for name, tensor in module.state_dict().items()
         }
-        state = {name: state[self.aliases.get(name, name)] for name in state}
-        expected = _outputs(module, state, inputs)
+        state = {name: tensor for name, tensor in state.items() if name not in self.aliases}
+        expected = outputs_of(module, state, inputs)
         largest = expected.abs().max()
 
         def holds(graph: "WeightGraph", permute: bool = False, signs: bool = False, scale: float = 0.0) -> bool:
             changed = (graph.apply(state, graph.random(generator, permute, signs, scale)) for _ in range(TRIALS))
-            errors = ((_outputs(module, other, inputs) - expected).abs().max() for other in changed)
+            errors = ((outputs_of(module, other, inputs) - expected).abs().max() for other in changed)
             return all(error <= TOLERANCE * largest for error in errors)
 
         graph, notes = self, list(self.notes)
         if not holds(graph, permute=True):
             kept = [group for group in graph.groups if holds(replace(graph, groups=(group,)), permute=True)]
             lost = [group for group in graph.groups if not any(group is other for other in kept)]
-            notes += [f"{len(g)} units of {graph.where(g)} change the function when they change places." for g in lost]
+            notes += [
+                f"{len(g)} units of {graph._where(g)} change the function when they change places." for g in lost
+            ]
             graph = replace(graph, groups=tuple(kept))
         if not holds(graph, signs=True):
             notes.append("units of other signs change the function; signs stay as they are.")
@@ -272,16 +198,11 @@ class WeightGraph:
             graph = replace(graph, scales=torch.zeros_like(graph.scales))
         return replace(graph, notes=tuple(notes))
 
-    def where(self, group: Tensor) -> str:
+    def _where(self, group: Tensor) -> str:
         """The first tensor of which a group's units are rows or columns."""
         unit = group[0, 0]
-        sides = ((name, side) for name, t in self.tensors.items() for side in (t.first, t.second) if side is not None)
+        sides = ((name, side) for name, entries in self.tensors.items() for side in entries.sides)
         return next((name for name, side in sides if (side.units == unit).any()), "nothing")
-
-
-def _outputs(module: nn.Module, state: dict[str, Tensor], inputs: Tensor) -> Tensor:
-    output = torch.func.functional_call(module, state, (inputs,), tie_weights=False)
-    return output if isinstance(output, Tensor) else output.logits
 
 
 def _stirred(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -319,7 +240,7 @@ def _assembled(trace: Trace, aliases: dict[str, str]) -> WeightGraph:
     factor[used] = torch.arange(len(used))
     tensors = {}
     for name, value in trace.tensors.items():
-        sides = [_side(number[units]) for units in coordinates(value, trace.units)]
+        sides = [side_of(number[units]) for units in coordinates(value, trace.units)]
         shape = tuple(value.shape)
         view = (shape[0], shape[1], math.prod(shape[2:])) if len(sides) > 1 else (math.prod(shape), 1, 1)
         at_first: Any = (slice(None), slice(None), *(0 for _ in shape[2:])) if len(sides) > 1 else (...,)
@@ -342,15 +263,6 @@ def _assembled(trace: Trace, aliases: dict[str, str]) -> WeightGraph:
         len(known),
         aliases,
     )
-
-
-def _side(units: Tensor) -> Side:
-    """With the how-many-th of its unit each index is, row by row."""
-    rows = units if units.ndim > 1 else units[None]
-    sorted_units, by_unit = rows.sort(dim=1, stable=True)
-    starts = torch.searchsorted(sorted_units, sorted_units)
-    ranks = torch.arange(rows.shape[1]) - starts
-    return Side(units, torch.empty_like(rows).scatter(1, by_unit, ranks).reshape(units.shape))
 
 
 def _exponents(trace: Trace, name: str, value: Value) -> list[tuple[Tensor, int]]:
@@ -389,4 +301,4 @@ def _free(trace: Trace) -> dict[str, Tensor]:
     return free
 
 
-__all__ = ["Side", "Symmetry", "TensorEntries", "WeightGraph"]
+__all__ = ["Symmetry", "WeightGraph"]

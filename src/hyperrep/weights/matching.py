@@ -13,7 +13,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .graph import Symmetry, TensorEntries, WeightGraph
+from .entries import TensorEntries
+from .graph import Symmetry, WeightGraph
 
 
 MAX_SWEEPS = 50
@@ -90,7 +91,7 @@ def match(graph: WeightGraph, network: Mapping[str, Tensor], reference: Mapping[
     """
     matching = Matching(graph, reference)
     result = dict(network)
-    for symmetry in matching.closest(network, Run(matching.doubled(network))):
+    for symmetry in matching.closest(network, as_it_comes=True):
         result = graph.apply(result, symmetry)
     return result
 
@@ -126,6 +127,7 @@ class Matching:
         self.graph = graph
         self.target = self.doubled(reference)
         self.groups = _outermost(graph)
+        self.columns = [_inner(graph, group) for group in self.groups]
         self.known_entries: dict[tuple[int, ...], list[Entries]] = {}
         self.families = _families(graph)
 
@@ -135,7 +137,7 @@ class Matching:
         Raises:
             UserError: if something is missing, or of another shape.
         """
-        tensors = self.graph.apply(tensors, self.graph.identity)
+        self.graph.check(tensors)
         return {name: tensors[name].detach().cpu().double() for name in self.graph.tensors}
 
     def agreement(self, network: Tensors) -> float:
@@ -143,11 +145,12 @@ class Matching:
         known = self.graph.tensors
         return float(sum((network[name] * self.target[name]).sum() for name in network if known[name].is_parameter))
 
-    def closest(self, network: Mapping[str, Tensor], *others: Run) -> list[Symmetry]:
+    def closest(self, network: Mapping[str, Tensor], as_it_comes: bool = False) -> list[Symmetry]:
         """What leads from a network as close to the reference as any start does: two from outside inwards, which do
-        not depend on the order and signs that its units came in, and others."""
-        ends = [self.from_outside(network, from_inputs) for from_inputs in (True, False)]
-        ends += others
+        not depend on the order and signs that its units came in, and, if asked for, one that does."""
+        tensors = self.doubled(network)
+        ends = [self.from_outside(tensors, from_inputs) for from_inputs in (True, False)]
+        ends += [Run(tensors)] if as_it_comes else []
         for end in ends:
             self.descend(end)
         return max(ends, key=lambda end: self.agreement(end.tensors)).steps
@@ -157,29 +160,29 @@ class Matching:
         everything = torch.ones(self.graph.num_units + 1, dtype=torch.bool)
         for _ in range(MAX_SWEEPS):
             before = self.agreement(run.tensors)
-            for group in self.groups:
-                self._better(run, self._matched(group, run.tensors, everything))
+            for place in range(len(self.groups)):
+                self._better(run, self._matched(place, run.tensors, everything))
             for family in self.families:
                 self._better(run, self._signed(family, run.tensors))
             if self.agreement(run.tensors) <= before + 1e-12 * abs(before):
                 break
 
-    def from_outside(self, network: Mapping[str, Tensor], from_inputs: bool) -> Run:
+    def from_outside(self, tensors: Tensors, from_inputs: bool) -> Run:
         """Each group once, that first of which most is known: what lies between it and what was matched before. At
         first these are what reads inputs and what outputs read; the former go first, or the latter."""
-        run = Run(self.doubled(network))
+        run = Run(tensors)
         known = torch.ones(self.graph.num_units + 1, dtype=torch.bool)  # the last is that of what stays
         for group in self.groups:
             known[group] = False
-        left = list(self.groups)
+        left = list(range(len(self.groups)))
         while left:
-            shares = [self._known_share(group, known) for group in left]
-            places = range(len(left)) if from_inputs else reversed(range(len(left)))
-            group = left.pop(max(places, key=shares.__getitem__))
-            symmetry = self._matched(group, run.tensors, known)
-            run.tensors = self.graph.apply(run.tensors, symmetry)
+            shares = {place: self._known_share(self.groups[place], known) for place in left}
+            place = max(left if from_inputs else reversed(left), key=shares.__getitem__)
+            left.remove(place)
+            symmetry = self._matched(place, run.tensors, known)
+            run.tensors = self.graph.changed(run.tensors, symmetry)
             run.steps.append(symmetry)
-            known[group] = True
+            known[self.groups[place]] = True
         return run
 
     def _better(self, run: Run, symmetry: Symmetry) -> None:
@@ -196,14 +199,14 @@ class Matching:
         }
         changed = self.graph.changed(touched, symmetry)
         if self.agreement(changed) > self.agreement(touched):
-            run.tensors |= changed
+            run.tensors = run.tensors | changed
             run.steps.append(symmetry)
 
-    def _matched(self, group: Tensor, network: Tensors, known: Tensor) -> Symmetry:
-        """The best order of a group's members, and of units inside each of them, by what lies between it and what is
-        known."""
+    def _matched(self, place: int, network: Tensors, known: Tensor) -> Symmetry:
+        """The best order of the members of a group (its place in `groups`), and of units inside each of them, by what
+        lies between it and what is known."""
+        group, (inner, alone) = self.groups[place], self.columns[place]
         members = len(group)
-        inner, alone = _inner(self.graph, group)
         score = np.zeros((members, members))
         gains = {column: self._gains(group[:, column], network, known) for column in alone}
         for of in gains.values():

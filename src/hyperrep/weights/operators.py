@@ -80,7 +80,7 @@ def _layer_norm(trace: Trace, given: dict[str, Any], shape: Any) -> Labels | Non
     inputs, sizes = given["input"], list(given["normalized_shape"])
     if not isinstance(inputs, Labels):
         return None
-    parts_of(trace, inputs.units.reshape(-1, _count(sizes)))
+    parts_of(trace, inputs.units.reshape(-1, math.prod(sizes)))
     return _rescaled(trace, inputs, given, sizes)
 
 
@@ -111,9 +111,10 @@ def _rescaled(trace: Trace, inputs: Labels, given: dict[str, Any], view: list[in
 
 def _softmax(trace: Trace, given: dict[str, Any], shape: Any) -> Labels | None:
     inputs = given["self"]
-    if isinstance(inputs, Labels):
-        trace.freeze(inputs)
-    return inputs if isinstance(inputs, Labels) else None
+    if not isinstance(inputs, Labels):
+        return None
+    trace.freeze(inputs)
+    return inputs
 
 
 # over places
@@ -160,7 +161,7 @@ def _reduced(trace: Trace, name: str, given: dict[str, Any], shape: Any) -> Labe
         return inputs.map(lambda part: part[first].reshape(shape))
     trace.freeze(inputs)
     kept = [axis for axis in range(len(inputs.shape)) if axis not in axes]
-    parts = parts_of(trace, units.permute(*kept, *axes).reshape(_count(shape), -1))
+    parts = parts_of(trace, units.permute(*kept, *axes).reshape(math.prod(shape), -1))
     return Labels(parts.reshape(shape), fixed(shape).factors)
 
 
@@ -256,10 +257,6 @@ def _prelu(trace: Trace, given: dict[str, Any], shape: Any) -> Labels | None:
     else:
         trace.units.join(weight.units, 0)
     return inputs
-
-
-def _count(shape: Sequence[int]) -> int:
-    return math.prod(shape)
 
 
 _RULES: dict[str, Callable[[Trace, dict[str, Any], Any], Any]] = {

@@ -109,7 +109,7 @@ def verify_symmetry(layout: WeightLayout, module: nn.Module, inputs: Tensor) -> 
             for name, shape in layout.tensors
         }
         permuted = layout.unvectorize(layout.vectorize(weights)[indices])
-        expected, found = (_outputs(module, tensors, inputs.double()) for tensors in (weights, permuted))
+        expected, found = (outputs_of(module, tensors, inputs.double()) for tensors in (weights, permuted))
         difference = (found - expected).abs().max()
         if not difference < 1e-6 * (1 + expected.abs().max()):
             raise UserError(
@@ -119,7 +119,8 @@ def verify_symmetry(layout: WeightLayout, module: nn.Module, inputs: Tensor) -> 
             )
 
 
-def _outputs(module: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
+def outputs_of(module: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    """What a module answers with these tensors instead of its own; tied ones are given once."""
     output = torch.func.functional_call(module, tensors, (inputs,))
     return output if isinstance(output, torch.Tensor) else output.logits
 

@@ -1,21 +1,18 @@
 """Networks that somebody else trained, as a zoo: a folder of checkpoints, in whichever way they lie there."""
 
 import json
-import pickle
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
 from ..errors import UserError
-from ..files.reading import check_regular, read_json, read_json_lines
+from ..files.reading import open_tensors, read_json, read_json_lines, read_pytorch
 from ..images import ImageData
 from ..networks import layout_of, network_from
 from ..population import choose_engine
@@ -28,6 +25,7 @@ from .settings import MAX_SEED
 WEIGHTS, OLD_WEIGHTS = "model.safetensors", "pytorch_model.bin"
 TRIAL, CHECKPOINT = "result.json", "checkpoint_*"
 PICKLED = (".pt", ".pth", ".bin")
+NO_PROTOCOL = "images are shown to networks by the protocol they were trained with: name it (--protocol)."
 # what the public Model Zoos (arXiv 2209.14764) call it: ours
 METRIC_NAMES = {
     "train_loss": "train_loss",
@@ -107,21 +105,21 @@ def import_zoo(
         )
     network = _network(found[0].path, protocol, images)
     layout = None if network is None else layout_of(network)
-    states: list[dict[str, Tensor]] = []
+    vectors = []
     for one in tqdm(found, desc="reading checkpoints", disable=len(found) < 100):
         state = {name: tensor for name, tensor in read_state(one.path).items() if tensor.is_floating_point()}
         if layout is None:
             layout = WeightLayout(tuple((name, tuple(tensor.shape)) for name, tensor in state.items()))
-        states.append(_renamed(state, layout, one.path))
-    models = list(dict.fromkeys(one.model for one in found))
+        vectors.append(layout.vectorize(_renamed(state, layout, one.path)).float())
+    weights = torch.stack(vectors)
+    models = {name: number for number, name in enumerate(dict.fromkeys(one.model for one in found))}
     seeds = [one.seed for one in found]
-    assert layout is not None
     return write_zoo(
         output,
-        states,
+        weights,
         epoch=[one.epoch if one.epoch is not None else int(epoch or 0) for one in found],
-        model_id=[models.index(one.model) for one in found],
-        metrics=_metrics(found) if images is None else _measured(states, layout, network, images),
+        model_id=[models[one.model] for one in found],
+        metrics=_metrics(found) if images is None or network is None else _measured(weights, network, images),
         seed=None if None in seeds else [int(seed) for seed in seeds if seed is not None],
         layout=layout,
         network=network,
@@ -164,22 +162,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: if it cannot be read, is damaged, or holds anything else.
     """
-    check_regular(path)
-    try:
-        if path.suffix == ".safetensors":  # which holds tensors in no order
-            tensors = load_file(path)
-            return {name: tensors[name] for name in sorted(tensors, key=_place)}
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is no file of tensors alone, and is not read: what else it holds could run code."
-        ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{path} is damaged, or no file of PyTorch: {str(error).splitlines()[0]}") from error
+    if path.suffix == ".safetensors":
+        with open_tensors(path) as file:  # which holds tensors in no order
+            return {name: file.get_tensor(name) for name in sorted(file.keys(), key=_place)}
+    state = read_pytorch(path)
     for key in ("state_dict", "model_state_dict", "model"):  # beside an optimiser's
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -228,15 +214,11 @@ def _network(path: Path, protocol: Protocol | None, images: ImageData | None) ->
         classes = [str(label) for label in range(10)] if images is None else images.classes
         return protocol.network_config(classes)
     if images is not None:
-        raise UserError(
-            "images are shown to networks by the protocol they were trained with: name it, too (--protocol)."
-        )
+        raise UserError(NO_PROTOCOL)
     beside = path.parent / "config.json"
-    return (
-        network_from(read_json(beside), str(beside))
-        if path.name in (WEIGHTS, OLD_WEIGHTS) and beside.exists()
-        else None
-    )
+    if path.name not in (WEIGHTS, OLD_WEIGHTS) or not beside.exists():
+        return None
+    return network_from(read_json(beside), str(beside))
 
 
 def _renamed(state: dict[str, Tensor], layout: WeightLayout, path: Path) -> dict[str, Tensor]:
@@ -262,15 +244,9 @@ def _metrics(found: list[Found]) -> dict[str, list[float]]:
     return known | _gap(known)
 
 
-def _measured(
-    states: list[dict[str, Tensor]], layout: WeightLayout, network: PreTrainedConfig | None, images: ImageData
-) -> dict[str, list[float]]:
+def _measured(weights: Tensor, network: PreTrainedConfig, images: ImageData) -> dict[str, list[float]]:
     """Loss and accuracy on all images of the three splits."""
-    assert network is not None
-    weights, engine = (
-        torch.stack([layout.vectorize(state).float() for state in states]),
-        choose_engine("auto", network),
-    )
+    engine = choose_engine("auto", network)
     known = {}
     splits = {"train": images.train, "validation": images.validation, "test": images.test}
     for name, split in tqdm(splits.items(), desc="measuring"):
