@@ -131,7 +131,9 @@ class OtherNetwork(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "normalisation", [None, nn.BatchNorm2d(4, track_running_stats=False)], ids=["group norm", "batch statistics"]
+    "normalisation",
+    [None, nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(4, momentum=0.2)],
+    ids=["group norm", "batch statistics", "running statistics"],
 )
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_any_module_can_be_a_population(optimizer, normalisation):
@@ -143,11 +145,13 @@ def test_any_module_can_be_a_population(optimizer, normalisation):
     images, labels = random_images(SmallCNNConfig(**SMALL))
     trained = []
     for engine in (LoopEngine(), VmapEngine(models_per_chunk=2)):
-        population = Population.start(networks[0], Recipe(optimizer, batch_size=BATCH_SIZE), start)
+        recipe = Recipe(optimizer, weight_decay=1e-2, batch_size=BATCH_SIZE)
+        population = Population.start(networks[0], recipe, start)
         for epoch in (1, 2):
             engine.train_epoch(population, images, labels, image_order(SEEDS[:3], epoch, len(labels)))
         trained.append(population.weights)
-        if normalisation is None:  # batch statistics depend on how evaluation is batched
+        assert not population.first_moment[:, layout.statistics].any()
+        if normalisation is None or len(layout.statistics):  # batch statistics depend on how evaluation is batched
             result = engine.evaluate(networks[0], trained[0], images, labels, predictions=True)
             torch.testing.assert_close(result.accuracy, (result.predictions == labels).float().mean(1))
     distance = (trained[0] - start).norm(dim=1)
@@ -157,14 +161,35 @@ def test_any_module_can_be_a_population(optimizer, normalisation):
     assert choose_engine("auto", networks[0]).name == "vmap"
 
 
+def test_running_statistics_are_those_of_batches():
+    """What a batch norm remembers follows its formula, and is what evaluation normalises by."""
+    network = OtherNetwork(nn.BatchNorm2d(4, momentum=0.2))
+    layout = WeightLayout.of(network)
+    assert [name for name, _ in layout.tensors][1:5] == [
+        *("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+    ]
+    start = layout.vectorize(network.state_dict())[None].detach()
+    images, labels = random_images(SmallCNNConfig(**SMALL))
+    for engine in (LoopEngine(), VmapEngine()):
+        population = Population.start(network, Recipe("sgd", 0.0, batch_size=len(images)), start)
+        engine.train_epoch(population, images, labels, image_order([0], 1, len(labels)))
+        seen = layout.unvectorize(population.weights[0])
+        maps = network.stem(images).detach()
+        torch.testing.assert_close(seen["norm.running_mean"], 0.2 * maps.mean((0, 2, 3)))
+        torch.testing.assert_close(seen["norm.running_var"], 0.8 + 0.2 * maps.var((0, 2, 3)))
+        network.load_state_dict(seen, strict=False)
+        expected = nn.functional.cross_entropy(network.eval()(images), labels)
+        torch.testing.assert_close(engine.evaluate(network, population.weights, images, labels).loss[0], expected)
+
+
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (nn.BatchNorm2d(4), "module 'norm' keeps running statistics; give it track_running_stats=False"),
+        (nn.BatchNorm2d(4, momentum=None), "module 'norm' keeps running statistics with momentum None"),
         (nn.Dropout(0.5), r"module 'norm' drops activations with p=0\.5; set it to 0"),
     ],
 )
-def test_modules_with_memory_or_randomness_are_refused(part, message):
+def test_modules_with_endless_memory_or_randomness_are_refused(part, message):
     network = OtherNetwork(part)
     images, labels = random_images(SmallCNNConfig(**SMALL))
     weights = WeightLayout.of(network).vectorize(network.state_dict())[None].detach()

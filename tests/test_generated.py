@@ -95,6 +95,6 @@ def test_networks_are_chosen_by_the_images_that_the_zoo_held_out(pipe):
     protocol = get_protocol("digits")
     assert pipe.model.config.zoo["validation_fraction"] == protocol.validation_fraction
     held_out = load_images("digits", protocol.processor(), protocol.validation_fraction).validation
-    chosen_by = pipe.validation_images("digits")
+    chosen_by = pipe.images("digits").validation
     assert torch.equal(chosen_by.pixels, held_out.pixels)
     assert torch.equal(chosen_by.labels, held_out.labels)

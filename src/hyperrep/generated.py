@@ -19,7 +19,7 @@ from .files import mode_of, output_folder, signed_card
 from .hub import PushSettings, push_folder
 from .images import ImageSplit
 from .networks import has_layout, network_from
-from .population import choose_engine
+from .population import REFRESH_IMAGES, choose_engine, refresh_statistics
 from .tables import markdown_table
 from .weights import WeightLayout
 
@@ -122,7 +122,7 @@ class WeightGenerationOutput:
         if not has_layout(config, self.layout):
             raise UserError("the networks' configuration has another layout than their weights.")
         model = AutoModelForImageClassification.from_config(config)
-        model.load_state_dict(self.state_dict(index), strict=False)  # buffers are the module's own
+        model.load_state_dict(self.state_dict(index), strict=False)  # other buffers are the module's own
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
@@ -197,6 +197,24 @@ class WeightGenerationOutput:
             "accuracy_of_kept": round(measured.accuracy[order].mean().item(), 6),
         }
         return chosen
+
+    def refresh_statistics(self, images: ImageSplit, name: str = "images") -> "WeightGenerationOutput":
+        """The same networks, their batch norms with the statistics of images instead of those that were generated
+        ([`~hyperrep.population.refresh_statistics`]), and how many images these were (`made_by["statistics"]`).
+
+        Args:
+            images ([`ImageSplit`]): such as networks are trained on; labels do not matter.
+            name (`str`, *optional*): what they are, for the record.
+
+        Raises:
+            UserError: if it is not known which networks they are, or these have no running statistics.
+        """
+        config = self.model(0).config
+        if not len(self.layout.statistics):
+            raise UserError(f"{config.model_type} networks such as these keep no statistics of images; leave it out.")
+        pixels = images.pixels[:REFRESH_IMAGES]
+        made_by = {**self.made_by, "statistics": f"of {len(pixels):,} of {name}"}
+        return replace(self, weights=refresh_statistics(config, self.weights, pixels), made_by=made_by)
 
     def _card(self, index: int | None) -> str:
         """How a network, or all of them, were made, and how they are loaded."""

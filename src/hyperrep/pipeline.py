@@ -15,7 +15,7 @@ from .errors import UserError
 from .files import check_output, mode_of, output_folder
 from .generated import WeightGenerationOutput
 from .hub import PushSettings, push_folder
-from .images import ImageSplit, load_images
+from .images import ImageData, load_images
 from .networks import network_from, processor_from
 from .publishing import carry_card
 from .representation import HyperRepModel
@@ -138,9 +138,9 @@ class HyperRepPipeline:
             f"  sampler: {self.sampler}"
         )
 
-    def validation_images(self, source: str) -> ImageSplit:
-        """Images that generated networks may be chosen by: of a data set's training images, those that the zoo held
-        out if it is the same data set, preprocessed as for the zoo.
+    def images(self, source: str) -> ImageData:
+        """A data set, preprocessed as for the zoo, and its training images split as there: of `validation` are those
+        that generated networks may be chosen by.
 
         Args:
             source (`str`): see [`~hyperrep.images.load_images`].
@@ -153,7 +153,7 @@ class HyperRepPipeline:
         fraction = (self.model.config.zoo or {}).get("validation_fraction")
         if not isinstance(fraction, float) or not 0 < fraction < 1:
             fraction = VALIDATION_FRACTION
-        return load_images(source, processor_from(self.model.config.image_processor), fraction).validation
+        return load_images(source, processor_from(self.model.config.image_processor), fraction)
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write the model to `folder` and the sampler to its `sampler` subfolder.

@@ -101,6 +101,10 @@ def sample(
     images: Annotated[
         str | None, typer.Option(help="Hub id or folder of images to choose by, of which the validation part is used.")
     ] = None,
+    condition_images: Annotated[
+        str | None,
+        typer.Option(help="Hub id or folder of images whose statistics the networks' batch norms shall have."),
+    ] = None,
     network: Annotated[
         list[str] | None,
         typer.Option(help="What the zoo's networks differ in, such as hidden_act=relu; may come several times."),
@@ -123,8 +127,11 @@ def sample(
     pipe.sampler = refit(pipe.sampler, method, **changes)
     told = dict(entry.partition("=")[::2] for entry in network or ())
     networks = pipe(num_models * best_of, generator=generator, network=told)
+    if condition_images is not None:
+        seen = pipe.images(condition_images).train
+        networks = networks.refresh_statistics(seen, f"the training images of {condition_images}")
     if images is not None:
-        chosen_by = pipe.validation_images(images)
+        chosen_by = pipe.images(images).validation
         networks = networks.best(num_models, chosen_by, f"the validation images of {images}")
     networks.save_pretrained(output, overwrite=overwrite)
     chosen = f", the best of {num_models * best_of}" if best_of > 1 else ""

@@ -14,9 +14,9 @@ from ..errors import UserError
 from ..files import construct
 from ..images import ImageData
 from ..pipeline import HyperRepPipeline, check_width
-from ..population import Engine, Evaluation, Recipe
+from ..population import REFRESH_IMAGES, Engine, Evaluation, Recipe, refresh_statistics
 from ..representation import HyperRepModel
-from ..representation.batched import encode_anchors
+from ..representation.batched import decode_rows, encode_anchors, encode_rows
 from ..representation.filter import Filter
 from ..results import fingerprint, machine_name, versions
 from ..samplers import Sampler
@@ -123,6 +123,15 @@ class Bench:
         """Networks (networks, num_params) on the test images."""
         test = self.images.test
         return self.engine.evaluate(self.network, weights, test.pixels, test.labels, predictions)
+
+    def refreshed(self, weights: Tensor) -> Tensor:
+        """Networks that were drawn or decoded, with the running statistics of training images where they have any:
+        see [`~hyperrep.population.refresh_statistics`]."""
+        return refresh_statistics(self.network, weights, self.images.train.pixels[:REFRESH_IMAGES])
+
+    def reconstructed(self, weights: Tensor) -> Tensor:
+        """Networks (networks, num_params), encoded and decoded."""
+        return self.refreshed(decode_rows(self.model, encode_rows(self.model, weights)))
 
     def pipeline(self, sampler: Sampler) -> HyperRepPipeline:
         """What generates networks by a sampler that is fitted to the representation's latents."""

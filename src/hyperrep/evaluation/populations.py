@@ -174,12 +174,12 @@ def population_of(
     generator = torch.Generator().manual_seed(seed)
     made = {"sampling": {"method": sampler.method, **sampler.settings()}, "space": space} | made
     if space == "weights":
-        return Population(method, variant, sampler.sample(num_models, generator), made)
+        return Population(method, variant, bench.refreshed(sampler.sample(num_models, generator)), made)
     try:
         weights = bench.pipeline(sampler)(num_models, generator=generator).weights
     except UserError as error:
         raise UserError(f"{method} {variant}: {error}") from error
-    return Population(method, variant, weights, made)
+    return Population(method, variant, bench.refreshed(weights), made)
 
 
 def of_the_zoo(bench: Bench, num_models: int) -> Population:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..representation.batched import decode_rows, encode_rows
 from ..results import ResultRow
 from ..zoo import Zoo
 from .bench import Bench
@@ -39,9 +38,7 @@ def reconstructions(bench: Bench, fields: dict[str, Any]) -> Iterator[ResultRow]
     """
     for name, rows in (("training models", bench.training), ("held-out models", bench.held_out)):
         start = time.perf_counter()
-        accuracy = bench.tested(
-            _finite(decode_rows(bench.model, encode_rows(bench.model, rows.weights)), name)
-        ).accuracy
+        accuracy = bench.tested(_finite(bench.reconstructed(rows.weights), name)).accuracy
         originals = rows.metrics["test_accuracy"]
         for method, values in (("zoo", originals), ("reconstructed", accuracy)):
             seconds = time.perf_counter() - start

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig, PreT
 
 from ..errors import UserError
 from ..files.reading import wording
-from ..weights import WeightLayout
+from ..weights import WeightLayout, running_statistics
 from .configuration_small_cnn import SmallCNNConfig
 
 
@@ -23,22 +23,35 @@ REGISTRATIONS = 10  # a tensor may be shared, or replaced, so many times while i
 
 
 def new_module(network: Network) -> nn.Module:
-    """A module of this architecture for a forward pass without randomness or memory. One made from a configuration is
-    in evaluation mode: what is dropped in training comes as factors, see [`hidden_units`].
+    """A module of this architecture for a forward pass without randomness. One made from a configuration is in
+    evaluation mode: what is dropped in training comes as factors, see [`hidden_units`]. Batch norms use their running
+    statistics, until [`learn_statistics`] has them learn these.
 
     Raises:
-        UserError: if it has dropout of its own or running statistics, which networks stacked by `vmap` cannot share.
+        UserError: if it has dropout of its own, or running statistics that are means over all batches there ever were.
     """
     module = network if isinstance(network, nn.Module) else fresh_module(network, seed=0)
     for name, part in module.named_modules():
         if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
             raise UserError(f"module {name!r} drops activations with p={part.p}; set it to 0.")
-        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats:
+        if running_statistics(part) and part.momentum is None:
             raise UserError(
-                f"module {name!r} keeps running statistics; give it track_running_stats=False, so that every network "
-                "uses those of its own batch, or another normalisation."
+                f"module {name!r} keeps running statistics with momentum None, the mean of all batches that it ever "
+                "saw, and no weight vector says how many these were; give it a number, such as 0.1."
             )
-    return copy.deepcopy(module).train() if module is network else module.eval()
+    module = copy.deepcopy(module).train() if module is network else module.eval()
+    return learn_statistics(module, learn=False)
+
+
+def learn_statistics(module: nn.Module, learn: bool = True, momentum: float | None = None) -> nn.Module:
+    """Have a module's batch norms normalise by each batch, and remember it, as in training, with another `momentum` if
+    one is given; or by what they remember. Those that remember nothing go on with each batch. Returns the module,
+    changed."""
+    for part in module.modules():
+        if running_statistics(part):
+            part.train(learn)
+            part.momentum = part.momentum if momentum is None else momentum
+    return module
 
 
 def fresh_module(config: PreTrainedConfig, seed: int) -> PreTrainedModel:

@@ -7,11 +7,13 @@ other networks in the population or the order of work; every engine follows the 
 from .differentiable import population_cross_entropy, population_logits
 from .engines import ENGINES, choose_engine
 from .population import Engine, Evaluation, Population, Recipe, image_order
+from .statistics import REFRESH_IMAGES, refresh_statistics
 from .train import EpochResult, train_on, train_population
 
 
 __all__ = [
     "ENGINES",
+    "REFRESH_IMAGES",
     "Engine",
     "EpochResult",
     "Evaluation",
@@ -21,6 +23,7 @@ __all__ = [
     "image_order",
     "population_cross_entropy",
     "population_logits",
+    "refresh_statistics",
     "train_on",
     "train_population",
 ]

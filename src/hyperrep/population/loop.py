@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..networks import Network, hidden_units, logits_of, new_module
+from ..networks import Network, hidden_units, learn_statistics, logits_of, new_module
 from ..weights import WeightLayout
 from .checks import check_epoch, check_evaluation
 from .dropout import dropout_factors
@@ -51,7 +51,7 @@ class LoopEngine:
 def _train_one(population: Population, index: int, images: Tensor, labels: Tensor, order: Tensor):
     """Train model `index` for an epoch and write its weights and optimiser state back into the population."""
     recipe = population.recipe
-    model = new_module(population.network).to(population.weights.dtype)
+    model = learn_statistics(new_module(population.network).to(population.weights.dtype))
     layout = WeightLayout.of(model)
     model.load_state_dict(layout.unvectorize(population.weights[index]), strict=False)
     optimizer = _restore_optimizer(population, index, model, layout)
@@ -72,14 +72,15 @@ def _train_one(population: Population, index: int, images: Tensor, labels: Tenso
         total_loss += loss.item() * len(batch)
         total_correct += int((logits.argmax(1) == labels[batch]).sum())
 
-    states = {name: optimizer.state[p] for name, p in model.named_parameters()}
     population.weights[index] = layout.vectorize(model.state_dict())
-    if recipe.optimizer == "sgd":
-        buffers = {name: state["momentum_buffer"] for name, state in states.items()}
-        population.first_moment[index] = layout.vectorize(buffers)
-    else:
-        population.first_moment[index] = layout.vectorize({n: s["exp_avg"] for n, s in states.items()})
-        population.second_moment[index] = layout.vectorize({n: s["exp_avg_sq"] for n, s in states.items()})
+    kept = {
+        "first_moment": "momentum_buffer" if recipe.optimizer == "sgd" else "exp_avg",
+        "second_moment": "exp_avg_sq",
+    }
+    nothing = layout.unvectorize(torch.zeros_like(population.weights[index]))  # running statistics have no moments
+    for moment, kind in kept.items():
+        states = {name: optimizer.state[p][kind] for name, p in model.named_parameters() if kind in optimizer.state[p]}
+        getattr(population, moment)[index] = layout.vectorize(nothing | states)
     return total_loss / len(order), total_correct / len(order)
 
 

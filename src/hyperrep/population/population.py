@@ -54,9 +54,10 @@ class Population:
 
     Attributes:
         network (`PreTrainedConfig` or `nn.Module`): their common architecture; the engines but the native one take any
-            module that maps images to logits without dropout or running statistics.
+            module that maps images to logits without dropout.
         recipe ([`Recipe`]): their common recipe.
-        weights (`Tensor`): (models, num_params), float32.
+        weights (`Tensor`): (models, num_params), float32. Running statistics of batch norms are among them, updated by
+            every batch; they have no moments.
         first_moment (`Tensor`): (models, num_params), Adam's running mean of gradients, or SGD's momentum buffer.
         second_moment (`Tensor`): (models, num_params), Adam's running mean of squared gradients.
         steps (`int`): optimiser steps taken so far.

@@ -5,14 +5,15 @@ The passes are not compiled: on two CPU cores inductor took as long (67 against 
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from ..errors import UserError
-from ..networks import Network, hidden_units, new_module
-from ..weights import WeightLayout
+from ..networks import Network, hidden_units, layout_of, learn_statistics, new_module
+from ..weights import WeightLayout, running_statistics
 from .checks import check_epoch, check_evaluation
 from .dropout import dropout_factors
 from .population import ADAM_BETAS, ADAM_EPSILON, Evaluation, Population
@@ -78,6 +79,7 @@ class VmapEngine:
         )
         order = order[chunk].to(self.device)
         update = _Optimizer(population, chunk, self.device)
+        statistics = layout_of(population.network).statistics.to(self.device)
         total_loss = torch.zeros(len(chunk), device=self.device)
         total_correct = torch.zeros(len(chunk), device=self.device)
         dropout = population.dropout()
@@ -89,8 +91,11 @@ class VmapEngine:
             if dropout is not None:
                 keys, rates = (values[chunk].to(self.device) for values in dropout)
                 factors = dropout_factors(keys, rates, position, hidden_units(population.network))
-            gradient, (losses, correct) = gradients(weights, images[batch], targets, factors)
+            gradient, (losses, correct, seen) = gradients(weights, images[batch], targets, factors)
             weights = update(step, weights, gradient, first, second)
+            if len(statistics):  # they follow the batches, not the gradient, and decay to nothing
+                weights[:, statistics] = seen[:, statistics]
+                first[:, statistics] = second[:, statistics] = 0
             total_loss += losses * batch.shape[1]
             total_correct += correct
         population.weights[chunk] = weights.to(population.weights.device)
@@ -126,35 +131,80 @@ class VmapEngine:
 def stacked_logits(network: Network, shared_images: bool = False, device: torch.device | None = None):
     """Function of weights (models, num_params), images ([models,] batch, ...) and, optionally, factors of dropout
     (models, batch, hidden units): logits (models, batch, classes)."""
-    model = new_module(network)
+    run = _stacked(network, device, learn=False, shared_images=shared_images)
+    return lambda weights, images, factors=None: run(weights, images, factors)[0]
+
+
+def stacked_gradients(network: Network, device: torch.device) -> Callable:
+    """Function of weights (models, num_params), images (models, batch, ...), targets (models, batch) and factors of
+    dropout or `None`: gradients (models, num_params), and each model's mean loss, number of correct answers, and
+    weights with the running statistics that its batch norms have after these images."""
+    run = _stacked(network, device, learn=True)
+
+    def total_loss(weights: Tensor, images: Tensor, targets: Tensor, factors: Tensor | None):
+        logits, seen = run(weights, images, factors)  # (models, batch, classes)
+        losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
+        return losses.sum(), (losses, (logits.argmax(-1) == targets).sum(1), seen)
+
+    # one model's weights do not touch another's loss, so the gradient of the sum is each model's own
+    return grad(total_loss, has_aux=True)
+
+
+def stacked_statistics(network: Network, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """Function of weights (models, num_params) and images (batch, ...), the same for all: the weights, with the
+    statistics of these images for running ones."""
+    run = _stacked(network, device, learn=True, shared_images=True, momentum=1.0)
+    return lambda weights, images: run(weights, images)[1]
+
+
+def _stacked(
+    network: Network,
+    device: torch.device | None,
+    learn: bool,
+    shared_images: bool = False,
+    momentum: float | None = None,
+) -> Callable:
+    """Function of weights, images and factors as in [`stacked_logits`]: logits, and the weights, of which running
+    statistics are what each model's batch norms remember after these images if they `learn`, with another `momentum`
+    than their own if one is given."""
+    model = learn_statistics(new_module(network), learn, momentum)
     if next(model.buffers(), None) is not None:  # parameters come with every call
         model = model.to(device)
     layout = WeightLayout.of(model)
+    norms = [part for part in model.modules() if running_statistics(part)]
+    parameters = dict(model.named_parameters())
+    remembered = [name for name, _ in layout.tensors if name not in parameters]
+    counts = {name: buffer for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked")}
 
-    def logits(vector: Tensor, batch: Tensor, factors: Tensor | None) -> Tensor:
+    def logits(vector: Tensor, batch: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
         keywords = {} if factors is None else {"dropout_factors": factors}
-        output = functional_call(model, layout.unvectorize(vector), (batch,), keywords)
-        return output if isinstance(output, Tensor) else output.logits
+        tensors = layout.unvectorize(vector)
+        if learn:  # batch norms write into what they are given
+            tensors |= {name: tensors[name].detach().clone() for name in remembered}
+            tensors |= {name: count.clone() for name, count in counts.items()}
+        output = functional_call(model, tensors, (batch,), keywords)
+        seen = layout.vectorize(tensors).detach() if learn and remembered else vector.detach()
+        return output if isinstance(output, Tensor) else output.logits, seen
 
-    def stacked(weights: Tensor, images: Tensor, factors: Tensor | None = None) -> Tensor:
+    def stacked(weights: Tensor, images: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
         in_dims = (0, None if shared_images else 0, None if factors is None else 0)
+        for part in norms:
+            part.forward = partial(_normalized if weights.requires_grad and not learn else type(part).forward, part)
         return vmap(logits, in_dims=in_dims)(weights, images, factors)
 
     return stacked
 
 
-def stacked_gradients(network: Network, device: torch.device) -> Callable:
-    """Function of weights (models, num_params), images (models, batch, ...), targets (models, batch) and factors of
-    dropout or `None`: gradients (models, num_params), and each model's mean loss and number of correct answers."""
-    logits_of_all = stacked_logits(network, device=device)
-
-    def total_loss(weights: Tensor, images: Tensor, targets: Tensor, factors: Tensor | None):
-        logits = logits_of_all(weights, images, factors)  # (models, batch, classes)
-        losses = nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
-        return losses.sum(), (losses, (logits.argmax(-1) == targets).sum(1))
-
-    # one model's weights do not touch another's loss, so the gradient of the sum is each model's own
-    return grad(total_loss, has_aux=True)
+def _normalized(part: nn.modules.batchnorm._NormBase, hidden: Tensor) -> Tensor:
+    """What a batch norm makes of activations (batch, units, ...). torch's own has no gradient by the statistics that it
+    remembers, which a decoder has to learn."""
+    mean, variance = part.running_mean, part.running_var
+    assert mean is not None
+    assert variance is not None
+    scale = (variance + part.eps).rsqrt() if part.weight is None else part.weight * (variance + part.eps).rsqrt()
+    shift = -mean * scale if part.bias is None else part.bias - mean * scale
+    shape = [1, -1] + [1] * (hidden.ndim - 2)
+    return hidden * scale.view(shape) + shift.view(shape)
 
 
 class _Optimizer:

@@ -38,20 +38,32 @@ POSTER_LAYOUT = [
 
 
 class LayerTokens(NamedTuple):
-    """The neuron tokens of one layer: `num_units` of them, each `fan_in` incoming weights and perhaps a bias."""
+    """The neuron tokens of one layer: `num_units` of them, each `fan_in` incoming weights, perhaps a bias, and what
+    else belongs to the unit: scale, shift, running mean and running variance of a normalisation behind it (`others`,
+    names of tensors)."""
 
     name: str
     num_units: int
     fan_in: int
     has_bias: bool
+    others: tuple[str, ...] = ()
 
     @property
     def token_size(self) -> int:
-        return self.fan_in + self.has_bias
+        return self.fan_in + self.has_bias + len(self.others)
 
     @property
     def num_params(self) -> int:
         return self.num_units * self.token_size
+
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Names and lengths of the slices of the weight vector, in its order, that are normalised each by its own mean
+        and deviation: weight and bias together, as in the poster, and each of the others."""
+        return [
+            (self.name, self.num_units * (self.fan_in + self.has_bias)),
+            *((name, self.num_units) for name in self.others),
+        ]
 
 
 @strict
@@ -104,7 +116,7 @@ class HyperRepConfig(PreTrainedConfig):
             weights. The loss is the same formula either way.
 
     Raises:
-        ValueError: if sizes do not fit together or the layout is not one of weights, each followed by its bias.
+        ValueError: if sizes do not fit together, or the layout is no list of names and shapes.
     """
 
     model_type = "hyperrep"
@@ -198,20 +210,30 @@ class HyperRepConfig(PreTrainedConfig):
 
     @property
     def layers(self) -> list[LayerTokens]:
-        """The networks' layers in the order of the weight vector."""
+        """The networks' layers in the order of the weight vector. What has one number for each unit of the tensor before
+        it, such as a bias, or a batch norm behind a convolution, belongs to these units; whatever else comes, such as
+        the norm of an input, is a layer of its own, whose units are its first axis."""
         layers: list[LayerTokens] = []
+        last = ""  # the matrix that a bias belongs to
         for name, shape in self.layout:
             module, _, kind = name.rpartition(".")
-            if kind == "weight" and len(shape) >= 2:
-                layers.append(LayerTokens(module, shape[0], math.prod(shape[1:]), has_bias=False))
-            elif kind == "bias" and layers and layers[-1].name == module and shape == [layers[-1].num_units]:
-                layers[-1] = layers[-1]._replace(has_bias=True)
-            else:
-                raise ValueError(
-                    f"layout: {name!r} of shape {shape} is neither a weight nor the bias that belongs to the weight "
-                    "before it."
-                )
+            if len(shape) == 1 and layers and shape[0] == layers[-1].num_units:
+                if kind == "bias" and module == last and not layers[-1].others:
+                    layers[-1] = layers[-1]._replace(has_bias=True)
+                else:
+                    layers[-1] = layers[-1]._replace(others=(*layers[-1].others, name))
+                continue
+            last = module if len(shape) > 1 else ""
+            units, *inputs = shape or [1]
+            name = module if kind == "weight" and inputs else name
+            layers.append(LayerTokens(name, units, math.prod(inputs), has_bias=False))
         return layers
+
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Names and lengths of the slices of the weight vector that are normalised on their own; see
+        [`LayerTokens.parts`]. They fill it in order."""
+        return [part for layer in self.layers for part in layer.parts]
 
     @property
     def num_tokens(self) -> int:

@@ -41,7 +41,9 @@ class Filter:
 
     def rows(self, zoo: Zoo, split: str) -> ZooSplit:
         """A split as the representation's training took it."""
-        return zoo[split].select(self.epochs).within(self.weight_threshold, split)
+        return (
+            zoo[split].select(self.epochs).within(self.weight_threshold, split, zoo.config.weight_layout().statistics)
+        )
 
 
 __all__ = ["Filter"]

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .alignment import align
-from .configuration_hyperrep import HyperRepConfig, LayerTokens
+from .configuration_hyperrep import HyperRepConfig
 
 
 MIN_LAYER_STD = 1e-4  # floor of sigma_l, as in the NeurIPS 2022 code
+MIN_VARIANCE = 0.01  # of a running variance that is decoded, as a share of its mean in the zoo
 
 
 class HyperRepProcessor(nn.Module):
@@ -33,10 +34,11 @@ class HyperRepProcessor(nn.Module):
         config ([`HyperRepConfig`])
 
     Attributes:
-        layer_mean, layer_std (`Tensor`): (num_layers,), mu_l and sigma_l of the poster's loss.
+        layer_mean, layer_std (`Tensor`): (num_parts,), mu_l and sigma_l of the poster's loss: of each layer's weights
+            and biases, and of what else its units have ([`HyperRepConfig.parts`]).
         reference (`Tensor`, *optional*): (num_params,), the network that others are aligned to; `None` in a model that
             was not trained on aligned networks.
-        layer_sizes (`list[int]`): parameters of each layer.
+        layer_sizes (`list[int]`): lengths of their slices.
     """
 
     layer_mean: Tensor
@@ -46,10 +48,11 @@ class HyperRepProcessor(nn.Module):
     def __init__(self, config: HyperRepConfig):
         super().__init__()
         self.layers, self.layout, self.standardize = config.layers, config.layout, config.standardize_weights
-        self.layer_sizes = [layer.num_params for layer in self.layers]
+        self.layer_sizes = [size for _, size in config.parts]
         self.num_params = sum(self.layer_sizes)
-        self.register_buffer("layer_mean", torch.zeros(len(self.layers), dtype=torch.float32))
-        self.register_buffer("layer_std", torch.ones(len(self.layers), dtype=torch.float32))
+        self.is_variance = [name.endswith("running_var") for name, _ in config.parts]
+        self.register_buffer("layer_mean", torch.zeros(len(self.layer_sizes), dtype=torch.float32))
+        self.register_buffer("layer_std", torch.ones(len(self.layer_sizes), dtype=torch.float32))
         reference = torch.zeros(self.num_params, dtype=torch.float32) if config.aligned else None
         self.register_buffer("reference", reference)
         self.symmetries, self.network = config.symmetries, config.network
@@ -58,7 +61,7 @@ class HyperRepProcessor(nn.Module):
     @torch.no_grad()
     def fit(self, weights: Tensor, reference: Tensor | None = None) -> "HyperRepProcessor":
         """Learn mu_l and sigma_l of every layer: one mean and one standard deviation over all of its entries, weights
-        and bias together. The order of units does not matter to them.
+        and bias together, and others for what else its units have. The order of units does not matter to them.
 
         Args:
             weights (`Tensor`): (checkpoints, num_params), the training split.
@@ -99,7 +102,7 @@ class HyperRepProcessor(nn.Module):
 
     def forward(self, weights: Tensor) -> list[Tensor]:
         """Neuron tokens, one tensor a layer: (batch, num_units, token_size). A token is one output unit: its incoming
-        weights and its bias, standardised if the configuration says so.
+        weights, its bias, and what else it has, standardised if the configuration says so.
 
         Args:
             weights (`Tensor`): (batch, num_params), aligned already.
@@ -108,15 +111,18 @@ class HyperRepProcessor(nn.Module):
             ValueError: if the weights have another shape.
         """
         check_width("weights", weights, self.num_params)
-        tokens = []
-        for values, (layer, mean, std) in zip(
-            weights.split(self.layer_sizes, dim=1), self._statistics(weights.device)
-        ):
-            if self.standardize:
-                values = (values.float() - mean) / std
+        parts = list(weights.split(self.layer_sizes, dim=1))
+        if self.standardize:
+            means, deviations = self._statistics(weights.device)
+            parts = [(part.float() - means[i]) / deviations[i] for i, part in enumerate(parts)]
+        tokens, start = [], 0
+        for layer in self.layers:
+            matrix, *others = parts[start : start + len(layer.parts)]
             end = layer.num_units * layer.fan_in
-            units = values[:, :end].unflatten(1, (layer.num_units, layer.fan_in))
-            tokens.append(torch.cat([units, values[:, end:, None]], dim=2) if layer.has_bias else units)
+            columns = [matrix[:, :end].unflatten(1, (layer.num_units, layer.fan_in))]
+            columns += [column[:, :, None] for column in ([matrix[:, end:]] if layer.has_bias else []) + others]
+            tokens.append(torch.cat(columns, dim=2) if len(columns) > 1 else columns[0])
+            start += len(layer.parts)
         return tokens
 
     @property
@@ -127,34 +133,41 @@ class HyperRepProcessor(nn.Module):
 
     @property
     def places(self) -> Tensor:
-        """(num_params, 2), int64: of which layer and of which neuron, from 0, each weight is."""
-        columns = []
-        for column in self.token_places.T:
-            parts = column.split([layer.num_units for layer in self.layers])
-            tokens = [part[None, :, None].expand(1, -1, layer.token_size) for part, layer in zip(parts, self.layers)]
-            columns.append(self._joined(tokens)[0])
-        return torch.stack(columns, dim=1)
+        """(num_params, 2), int64: of which part of a layer, as they are normalised, and of which neuron, from 0, each
+        weight is."""
+        units = self.token_places[:, 1].split([layer.num_units for layer in self.layers])
+        tokens = [part[None, :, None].expand(1, -1, layer.token_size) for part, layer in zip(units, self.layers)]
+        sizes = torch.tensor(self.layer_sizes)
+        of_part = torch.arange(len(sizes)).repeat_interleave(sizes)
+        return torch.stack([of_part, torch.cat(self._cut(tokens), dim=1)[0]], dim=1)
 
     def decode(self, tokens: list[Tensor]) -> Tensor:
-        """Weights (batch, num_params), float32, of neuron tokens: what [`forward`] did, undone."""
-        layers = []
-        for units, (_, mean, std) in zip(tokens, self._statistics(tokens[0].device), strict=True):
-            layers.append(units.float() * std + mean if self.standardize else units.float())
-        return self._joined(layers)
-
-    def _joined(self, tokens: list[Tensor]) -> Tensor:
-        """What neuron tokens hold, in the order of the weight vector, (batch, num_params)."""
-        parts = []
-        for units, layer in zip(tokens, self.layers, strict=True):
-            parts.append(units[:, :, : layer.fan_in].flatten(1))
-            if layer.has_bias:
-                parts.append(units[:, :, layer.fan_in])
+        """Weights (batch, num_params), float32, of neuron tokens: what [`forward`] did, undone. Running variances are
+        kept from falling below a hundredth of their mean in the zoo; gradients pass as if they were not."""
+        parts = [part.float() for part in self._cut(tokens)]
+        means, deviations = self._statistics(tokens[0].device)
+        if self.standardize:
+            parts = [part * deviations[i] + means[i] for i, part in enumerate(parts)]
+        for i in (i for i, is_variance in enumerate(self.is_variance) if is_variance):
+            least = torch.maximum(parts[i].detach(), MIN_VARIANCE * means[i])
+            parts[i] = parts[i] + (least - parts[i].detach())
         return torch.cat(parts, dim=1)
 
-    def _statistics(self, device: torch.device) -> list[tuple[LayerTokens, Tensor, Tensor]]:
-        """Each layer with its mean and standard deviation. The parts of a model may lie on several devices."""
+    def _cut(self, tokens: list[Tensor]) -> list[Tensor]:
+        """What neuron tokens hold, in slices of the weight vector, one a part, (batch, length)."""
+        parts = []
+        for units, layer in zip(tokens, self.layers, strict=True):
+            matrix = units[:, :, : layer.fan_in].flatten(1)
+            if layer.has_bias:
+                matrix = torch.cat([matrix, units[:, :, layer.fan_in]], dim=1)
+            first = layer.fan_in + layer.has_bias
+            parts += [matrix, *(units[:, :, first + i] for i in range(len(layer.others)))]
+        return parts
+
+    def _statistics(self, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Mean and standard deviation of each part. The parts of a model may lie on several devices."""
         means, deviations = (statistic.to(device).unbind() for statistic in (self.layer_mean, self.layer_std))
-        return list(zip(self.layers, means, deviations))  # torch.compile does not follow a generator
+        return means, deviations
 
 
 def check_width(what: str, rows: Tensor, width: int) -> None:

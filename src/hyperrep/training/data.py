@@ -41,9 +41,10 @@ class TrainingData:
             UserError: if nothing is left of a split.
         """
         splits, test_accuracy, dropped, digest = {}, {}, {}, hashlib.sha256()
+        statistics = zoo.config.weight_layout().statistics
         for name in ("train", "validation", "test"):
             rows = zoo[name].select(epochs=epochs)
-            kept = rows.within(weight_threshold, name)
+            kept = rows.within(weight_threshold, name, statistics)
             splits[name] = kept.weights
             test_accuracy[name] = kept.metrics["test_accuracy"]
             if name == "train":

@@ -57,9 +57,7 @@ def evaluate_reconstruction(
     return {
         "reconstruction_loss": float((errors / std.square()).sum() / weights.numel()),
         "r2": float(overall),
-        "r2_per_layer": {
-            layer.name: float(value) for layer, value in zip(model.config.layers, per_layer, strict=True)
-        },
+        "r2_per_layer": {name: float(value) for (name, _), value in zip(model.config.parts, per_layer, strict=True)},
     }
 
 

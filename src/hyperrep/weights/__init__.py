@@ -1,7 +1,7 @@
 """Weight space: vectors of network weights, their layout, and the symmetries that keep a network's function."""
 
 from .graph import Symmetry, WeightGraph
-from .layout import Layer, WeightLayout
+from .layout import Layer, WeightLayout, running_statistics
 from .matching import match
 from .symmetry import permutation_indices, random_permutations, verify_symmetry
 from .transplant import transplant
@@ -15,6 +15,7 @@ __all__ = [
     "match",
     "permutation_indices",
     "random_permutations",
+    "running_statistics",
     "transplant",
     "verify_symmetry",
 ]

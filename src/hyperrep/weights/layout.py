@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 
+STATISTICS = ("running_mean", "running_var")
+
 _WRAPPERS = re.compile(r"^((_orig_mod|module)\.)+")  # what torch.compile and DataParallel put before each name
 
 
@@ -62,9 +64,17 @@ class WeightLayout:
 
     @classmethod
     def of(cls, module: nn.Module) -> "WeightLayout":
-        """Layout of a module's parameters, in the order it lists them; compiled or wrapped for several GPUs, it is
-        the module inside that counts."""
-        return cls(tuple((name, tuple(p.shape)) for name, p in unwrapped(module).named_parameters()))
+        """Layout of a module's parameters, in the order it lists them, each batch norm's followed by its running
+        statistics: without them a network is not whole. Compiled or wrapped for several GPUs, it is the module inside
+        that counts."""
+        tensors, seen = [], set()
+        for prefix, part in unwrapped(module).named_modules():
+            own = {**part._parameters, **running_statistics(part)}
+            for name, tensor in own.items():
+                if tensor is not None and id(tensor) not in seen:  # tied ones come once
+                    seen.add(id(tensor))
+                    tensors.append((f"{prefix}.{name}" if prefix else name, tuple(tensor.shape)))
+        return cls(tuple(tensors))
 
     @classmethod
     def from_list(cls, tensors: Iterable[Sequence[Any]]) -> "WeightLayout":
@@ -87,6 +97,13 @@ class WeightLayout:
             slices[name] = slice(start, start + math.prod(shape))
             start += math.prod(shape)
         return slices
+
+    @cached_property
+    def statistics(self) -> Tensor:
+        """(entries,), int64: where in the vector running statistics of batch norms lie. Training does not follow
+        gradients there."""
+        slices = [self.slices[name] for name, _ in self.tensors if name.rpartition(".")[2] in STATISTICS]
+        return torch.cat([torch.arange(part.start, part.stop) for part in slices]) if slices else torch.arange(0)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -140,6 +157,14 @@ class WeightLayout:
             name: vector[..., self.slices[name]].unflatten(-1, shape) if shape else vector[..., self.slices[name]]
             for name, shape in self.tensors
         }
+
+
+def running_statistics(part: nn.Module) -> dict[str, Tensor]:
+    """What a normalisation remembers of the activations of training: `running_mean` and `running_var`, each (units,);
+    empty for one that remembers nothing, and for any other module."""
+    if not isinstance(part, nn.modules.batchnorm._NormBase):
+        return {}
+    return {name: part._buffers[name] for name in STATISTICS if part._buffers.get(name) is not None}
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -246,6 +246,31 @@ PROTOCOLS = {
             epochs=25,
             validation_fraction=13_257 / 73_257,
         ),
+        # Ours, not published: slim ResNets of transformers, with batch norm, on half of the training images, so that
+        # two CPU cores make a zoo of them in half an hour.
+        Protocol(
+            "cifar10-resnet",
+            "CIFAR-10, slim ResNet",
+            images="uoft-cs/cifar10",
+            network={
+                "model_type": "resnet",
+                "num_channels": 3,
+                "image_size": 32,
+                "embedding_size": 8,
+                "hidden_sizes": [8, 16, 32],
+                "depths": [1, 1, 1],
+                "layer_type": "basic",
+            },
+            image_processor={
+                "num_channels": 3,
+                "image_size": 32,
+                "image_mean": [0.4914, 0.4822, 0.4465],
+                "image_std": [0.247, 0.2435, 0.2616],
+            },
+            recipe=Recipe("adam", learning_rate=3e-3, weight_decay=1e-4, batch_size=64),
+            epochs=10,
+            validation_fraction=0.5,
+        ),
         # Ours, not published: the same network on the images that ship in scikit-learn, for demos and tests. Kaiming
         # initialisation, because 1,150 images are too few to leave the saturation that U(0, 1) starts in.
         Protocol(

@@ -125,19 +125,24 @@ class ZooSplit:
             raise UserError(f"epochs {missing} are not in the zoo; it holds {stored}.")
         return self[torch.isin(self.epoch, torch.tensor(epochs))]
 
-    def within(self, weight_threshold: float, name: str = "given") -> "ZooSplit":
+    def within(self, weight_threshold: float, name: str = "given", statistics: Tensor | None = None) -> "ZooSplit":
         """The checkpoints that can be learned from: no NaN, and no weight beyond the threshold in absolute value.
 
         Args:
             weight_threshold (`float`): infinity keeps every finite checkpoint.
             name (`str`, *optional*): what the error calls them.
+            statistics (`Tensor`, *optional*): (entries,), int64, where the vectors hold no weights but running
+                statistics ([`~hyperrep.weights.WeightLayout.statistics`]): these need only be finite.
 
         Raises:
             UserError: if none is left.
         """
         largest = torch.empty(len(self))
         for positions, weights in self._parts():
-            largest[positions] = weights.abs().amax(dim=1).to(largest.dtype)
+            sizes = weights.abs()
+            if statistics is not None and len(statistics):
+                sizes[:, statistics] -= sizes[:, statistics]  # 0, but NaN of what is not finite
+            largest[positions] = sizes.amax(dim=1).to(largest.dtype)
         kept = (largest <= weight_threshold) & torch.isfinite(largest)  # False for NaN, too
         if not kept.any():
             raise UserError(

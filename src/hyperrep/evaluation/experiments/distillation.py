@@ -52,12 +52,13 @@ class Distillation(Experiment):
         check_memory(bench, self.draws, self.num_models)
         best = self._best(bench)
         random = initial_weights(bench.network, list(self.order_seeds))
-        latents, aligned = encode_rows(bench.model, best), bench.model.processor.align(best)
+        average = bench.refreshed(bench.model.processor.align(best).mean(0, keepdim=True))
+        decoded = decode_rows(bench.model, encode_rows(bench.model, best).mean(0, keepdim=True))
         labelled = [
             Population("B_T", "", random, {}),
             Population("best network", "", best[:1], {}),
-            Population("average", "of the best, aligned", aligned.mean(0, keepdim=True), {}),
-            Population("decoded mean latent", "", decode_rows(bench.model, latents.mean(0, keepdim=True)), {}),
+            Population("average", "of the best, aligned", average, {}),
+            Population("decoded mean latent", "", bench.refreshed(decoded), {}),
             *draw_populations(bench, self.draws, self.num_models, self.seed),
         ]
         taught = [

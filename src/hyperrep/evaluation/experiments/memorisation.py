@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...representation.batched import decode_rows, encode_rows
 from ...results import Quantity, ResultRow
 from ...samplers import fit_to_known, new_sampler, settings_class
 from ..bench import Bench
@@ -74,7 +73,7 @@ class Memorisation(Experiment):
             return {what: {0: values} for what, values in found.items() if len(values)}
 
         chosen = bench.training[best].weights
-        given = [Population("reconstructed", "best training models", _reconstructed(bench, chosen), {})]
+        given = [Population("reconstructed", "best training models", bench.reconstructed(chosen), {})]
         if len(bench.held_out):
             held_out = last_of_each(bench.held_out).weights[: self.num_models]
             given.append(Population("zoo", "held-out models", held_out, {}))
@@ -103,7 +102,7 @@ class Memorisation(Experiment):
         for i, scale in enumerate(LADDER, 1):
             sampler = fit_to_known(new_sampler("noise", scale=scale, top=self.top), weights, scores, places)
             generator = torch.Generator().manual_seed(self.seed + i)
-            parts.append(_measured(bench, sampler.sample(self.num_models, generator)))
+            parts.append(_measured(bench, bench.refreshed(sampler.sample(self.num_models, generator))))
         accuracies, similarities = zip(*parts)
         return torch.cat(accuracies), torch.cat(similarities)
 
@@ -129,7 +128,3 @@ def _measured(bench: Bench, weights: Tensor) -> tuple[Tensor, Tensor]:
     tested = bench.tested(weights, predictions=True)
     assert tested.predictions is not None
     return tested.accuracy, nearest_similarity(tested.predictions, bench.training_answers, bench.images.test.labels)
-
-
-def _reconstructed(bench: Bench, weights: Tensor) -> Tensor:
-    return decode_rows(bench.model, encode_rows(bench.model, weights))
