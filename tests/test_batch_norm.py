@@ -1,4 +1,4 @@
-"""Networks whose batch norms remember: a slim ResNet of transformers goes the whole way, its running statistics too."""
+"""Networks whose batch norms remember: a slim ResNet of transformers goes the whole way, and its statistics do."""
 
 from pathlib import Path
 

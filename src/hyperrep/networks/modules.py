@@ -50,7 +50,8 @@ def learn_statistics(module: nn.Module, learn: bool = True, momentum: float | No
     for part in module.modules():
         if running_statistics(part):
             part.train(learn)
-            part.momentum = part.momentum if momentum is None else momentum
+            if momentum is not None:
+                part.momentum = momentum  # type: ignore[assignment]
     return module
 
 

@@ -73,12 +73,9 @@ def _train_one(population: Population, index: int, images: Tensor, labels: Tenso
         total_correct += int((logits.argmax(1) == labels[batch]).sum())
 
     population.weights[index] = layout.vectorize(model.state_dict())
-    kept = {
-        "first_moment": "momentum_buffer" if recipe.optimizer == "sgd" else "exp_avg",
-        "second_moment": "exp_avg_sq",
-    }
+    first = "momentum_buffer" if recipe.optimizer == "sgd" else "exp_avg"
     nothing = layout.unvectorize(torch.zeros_like(population.weights[index]))  # running statistics have no moments
-    for moment, kind in kept.items():
+    for moment, kind in (("first_moment", first), ("second_moment", "exp_avg_sq")):
         states = {name: optimizer.state[p][kind] for name, p in model.named_parameters() if kind in optimizer.state[p]}
         getattr(population, moment)[index] = layout.vectorize(nothing | states)
     return total_loss / len(order), total_correct / len(order)

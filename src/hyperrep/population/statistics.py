@@ -1,4 +1,4 @@
-"""Running statistics of batch norms, seen afresh: those of a generated network need not be those of its activations."""
+"""Running statistics of batch norms, seen afresh: those that are generated need not be those of activations."""
 
 import torch
 from torch import Tensor

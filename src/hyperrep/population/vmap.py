@@ -6,6 +6,7 @@ The passes are not compiled: on two CPU cores inductor took as long (67 against 
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -189,20 +190,20 @@ def _stacked(
     def stacked(weights: Tensor, images: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
         in_dims = (0, None if shared_images else 0, None if factors is None else 0)
         for part in norms:
-            part.forward = partial(_normalized if weights.requires_grad and not learn else type(part).forward, part)
+            own = _normalized if weights.requires_grad and not learn else type(part).forward
+            part.forward = partial(own, part)
         return vmap(logits, in_dims=in_dims)(weights, images, factors)
 
     return stacked
 
 
-def _normalized(part: nn.modules.batchnorm._NormBase, hidden: Tensor) -> Tensor:
-    """What a batch norm makes of activations (batch, units, ...). torch's own has no gradient by the statistics that it
-    remembers, which a decoder has to learn."""
-    mean, variance = part.running_mean, part.running_var
-    assert mean is not None
-    assert variance is not None
-    scale = (variance + part.eps).rsqrt() if part.weight is None else part.weight * (variance + part.eps).rsqrt()
-    shift = -mean * scale if part.bias is None else part.bias - mean * scale
+def _normalized(part: Any, hidden: Tensor) -> Tensor:
+    """What a batch norm makes of activations (batch, units, ...). torch's own has no gradient by statistics that are
+    remembered, which a decoder has to learn."""
+    scale = (part.running_var + part.eps).rsqrt()
+    scale = scale if part.weight is None else part.weight * scale
+    shift = -part.running_mean * scale
+    shift = shift if part.bias is None else part.bias + shift
     shape = [1, -1] + [1] * (hidden.ndim - 2)
     return hidden * scale.view(shape) + shift.view(shape)
 

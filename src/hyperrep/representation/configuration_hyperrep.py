@@ -210,9 +210,9 @@ class HyperRepConfig(PreTrainedConfig):
 
     @property
     def layers(self) -> list[LayerTokens]:
-        """The networks' layers in the order of the weight vector. What has one number for each unit of the tensor before
-        it, such as a bias, or a batch norm behind a convolution, belongs to these units; whatever else comes, such as
-        the norm of an input, is a layer of its own, whose units are its first axis."""
+        """The networks' layers in the order of the weight vector. What has one number for each unit of the tensor
+        before it, such as a bias, or a batch norm behind a convolution, belongs to these units; whatever else comes,
+        such as the norm of an input, is a layer of its own, whose units are its first axis."""
         layers: list[LayerTokens] = []
         last = ""  # the matrix that a bias belongs to
         for name, shape in self.layout:

@@ -164,7 +164,8 @@ def running_statistics(part: nn.Module) -> dict[str, Tensor]:
     empty for one that remembers nothing, and for any other module."""
     if not isinstance(part, nn.modules.batchnorm._NormBase):
         return {}
-    return {name: part._buffers[name] for name in STATISTICS if part._buffers.get(name) is not None}
+    buffers = {name: part._buffers.get(name) for name in STATISTICS}
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -268,7 +268,7 @@ PROTOCOLS = {
                 "image_std": [0.247, 0.2435, 0.2616],
             },
             recipe=Recipe("adam", learning_rate=3e-3, weight_decay=1e-4, batch_size=64),
-            epochs=10,
+            epochs=8,
             validation_fraction=0.5,
         ),
         # Ours, not published: the same network on the images that ship in scikit-learn, for demos and tests. Kaiming
