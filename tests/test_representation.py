@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from hyperrep.representation import HyperRepConfig, HyperRepModel, HyperRepOutput, HyperRepProcessor
 from hyperrep.representation.blocks import quick_dropout
-from hyperrep.representation.modeling_hyperrep import HyperRepTokenEmbeddings, HyperRepTokenOutputs
+from hyperrep.representation.embeddings import HyperRepTokenEmbeddings, HyperRepTokenOutputs
 
 
 PAPER_MNIST = {

@@ -38,6 +38,8 @@ def _in_batches(model: HyperRepModel, function: Callable[[Tensor], Tensor], rows
     if not len(rows):
         return function(rows.to(model.device)).cpu()
     training, size = model.training, ROWS.get(model.device.type, MOST_ROWS)
+    if model.config.token_size is not None:
+        size = 1  # of any size; its windows come in batches
     model.eval()
     parts = []
     for part in rows.split(size):

@@ -20,6 +20,8 @@ MAX_PARAMETERS = 10**10  # a hundred times the paper's model
 MAX_LAYERS = 1000
 MAX_TENSORS = 10_000  # of a layout
 
+PLACE_FEATURES = 32  # sines, and as many cosines, of each of a token's three coordinates
+
 logger = logging.get_logger(__name__)
 
 # The poster's network: 3 convolutions and 2 fully connected layers, 2,464 parameters.
@@ -111,6 +113,13 @@ class HyperRepConfig(PreTrainedConfig):
         temperature (`float`, *optional*, defaults to 0.1): of NT-Xent and of `positive_as_released`.
         normalize_loss (`bool`, *optional*, defaults to `True`): layer-wise loss normalisation: each layer's squared
             error is divided by the variance of that layer's weights over the zoo (poster, L_MSE).
+        token_size (`int`, *optional*): cut units into tokens of so many numbers, of one width for all layers, and read
+            networks through windows of tokens, as SANE does, whose tokens have 288: for networks of any size. By
+            default a token is a unit, and a network is read at once. Needs `latents_per="neuron"` (a latent a token),
+            `standardize_weights`, `normalize_loss`, and no contrast.
+        window (`int`, *optional*, defaults to 256): tokens in a window.
+        halo (`int`, *optional*, defaults to 32): tokens at each end of a window that give the others their
+            surroundings, and are themselves encoded and decoded in the next one.
         standardize_weights (`bool`, *optional*, defaults to `False`): show the encoder each layer less its mean and
             divided by its standard deviation over the zoo, and undo it after the decoder. The paper feeds raw
             weights. The loss is the same formula either way.
@@ -152,9 +161,14 @@ class HyperRepConfig(PreTrainedConfig):
     normalize_loss: bool = True
     standardize_weights: bool = False
 
+    token_size: int | None = None
+    window: int = 256
+    halo: int = 32
+
     def __post_init__(self, **kwargs: Any):
         self.layout = _as_json(self.layout)
-        if self.latents_per == "neuron":
+        width = self.token_size  # is checked later
+        if self.latents_per == "neuron" and (width is None or (isinstance(width, int) and width > 0)):
             self.latent_size = self.num_tokens * self.neuron_latent_size
         super().__post_init__(**kwargs)
 
@@ -186,6 +200,8 @@ class HyperRepConfig(PreTrainedConfig):
             ("attention_probs_dropout_prob", 0, 0.99),
             ("layer_norm_eps", 0, 1),
             ("initializer_range", 0, 1e6),
+            ("window", 1, MAX_PARAMETERS),
+            ("halo", 0, MAX_PARAMETERS),
             ("contrast_weight", 0, 1),
             ("temperature", 1e-6, 1e6),
         ):
@@ -205,8 +221,27 @@ class HyperRepConfig(PreTrainedConfig):
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(choices)}.")
         if not self.layers:
             raise ValueError("layout is empty; give the networks' tensors, such as WeightLayout.of(module).to_list().")
+        if self.token_size is not None:
+            self._check_windows()
         if self.model_size > MAX_PARAMETERS:
             raise ValueError(f"such a model has {self.model_size:,} parameters; {MAX_PARAMETERS:,} are the limit.")
+
+    def _check_windows(self):
+        if self.token_size is None or not 1 <= self.token_size <= MAX_PARAMETERS:
+            raise ValueError(f"token_size is {self.token_size}; it must lie in [1, {MAX_PARAMETERS:,}].")
+        if 2 * self.halo >= self.window:
+            raise ValueError(f"halo {self.halo} at each end leaves nothing of a window of {self.window}.")
+        for name, needed in (
+            ("latents_per", "neuron"),
+            ("standardize_weights", True),
+            ("normalize_loss", True),
+            ("contrast_weight", 0),
+        ):
+            if getattr(self, name) != needed:
+                raise ValueError(
+                    f"token_size {self.token_size} reads networks through windows: set {name} {needed!r} "
+                    f"instead of {getattr(self, name)!r}."
+                )
 
     @property
     def layers(self) -> list[LayerTokens]:
@@ -236,9 +271,25 @@ class HyperRepConfig(PreTrainedConfig):
         return [part for layer in self.layers for part in layer.parts]
 
     @property
+    def tokens_per_layer(self) -> list[tuple[LayerTokens, int]]:
+        """Each layer with the number of its tokens: units, or the pieces that these are cut into."""
+        width = self.token_size
+        return [
+            (layer, layer.num_units * (1 if width is None else math.ceil(layer.token_size / width)))
+            for layer in self.layers
+        ]
+
+    @property
+    def token_groups(self) -> list[tuple[int, int]]:
+        """Number and width of the tokens that share a linear map, in their order: those of a layer, or all."""
+        if self.token_size is not None:
+            return [(self.num_tokens, self.token_size)]
+        return [(layer.num_units, layer.token_size) for layer in self.layers]
+
+    @property
     def num_tokens(self) -> int:
-        """Output units of all layers: one neuron token each."""
-        return sum(layer.num_units for layer in self.layers)
+        """Output units of all layers, one neuron token each; or the pieces that these are cut into."""
+        return sum(count for _, count in self.tokens_per_layer)
 
     @property
     def num_params(self) -> int:
@@ -257,8 +308,10 @@ class HyperRepConfig(PreTrainedConfig):
         norm = 2 * width
         feed_forward = linear(width, self.intermediate_size) + linear(self.intermediate_size, width)
         blocks = 2 * self.num_hidden_layers * (4 * linear(width, width) + feed_forward + 2 * norm)
-        ends = sum(linear(layer.token_size, width) + linear(width, layer.token_size) for layer in self.layers)
-        positions = (2 * tokens + compress) * width
+        ends = sum(linear(size, width) + linear(width, size) for _, size in self.token_groups)
+        positions = (
+            (2 * tokens + compress) * width if self.token_size is None else 2 * linear(6 * PLACE_FEATURES, width)
+        )
         if compress:
             bottleneck = width + linear(width, self.latent_size) + linear(self.latent_size, tokens * width)
         else:

@@ -19,6 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .blocks import HyperRepAttention, HyperRepLayer
 from .configuration_hyperrep import HyperRepConfig
+from .embeddings import HyperRepTokenEmbeddings, HyperRepTokenOutputs, positions_of
 from .losses import (
     gather_rows,
     local_rows,
@@ -29,6 +30,7 @@ from .losses import (
 )
 from .processing_hyperrep import HyperRepProcessor, check_width
 from .strict import refuse_incomplete, refuse_pickles
+from .windows import in_windows
 
 
 @dataclass
@@ -85,39 +87,6 @@ class HyperRepDecoderOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class HyperRepTokenEmbeddings(nn.Module):
-    """Neuron tokens, one tensor a layer (batch, num_units, token_size), to (batch, num_tokens, hidden_size). All units
-    of a layer share one linear map."""
-
-    def __init__(self, config: HyperRepConfig):
-        super().__init__()
-        self.projections = nn.ModuleList(nn.Linear(layer.token_size, config.hidden_size) for layer in config.layers)
-
-    def forward(self, tokens: list[Tensor]) -> Tensor:
-        return torch.cat([project(units) for project, units in zip(self.projections, tokens, strict=True)], dim=1)
-
-
-class HyperRepTokenOutputs(nn.Module):
-    """States (batch, num_tokens, hidden_size) back to neuron tokens, one tensor a layer."""
-
-    def __init__(self, config: HyperRepConfig):
-        super().__init__()
-        self.num_units = [layer.num_units for layer in config.layers]
-        self.projections = nn.ModuleList(nn.Linear(config.hidden_size, layer.token_size) for layer in config.layers)
-
-    def forward(self, hidden_states: Tensor) -> list[Tensor]:
-        layers = hidden_states.split(self.num_units, dim=1)
-        return [project(units) for project, units in zip(self.projections, layers, strict=True)]
-
-
-class HyperRepPositions(nn.Embedding):
-    """Adds to each of the tokens (batch, tokens, hidden_size) the embedding of its place."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        # under autocast tokens are bf16 from here on
-        return hidden_states + self.weight.to(hidden_states.dtype)
-
-
 class HyperRepPreTrainedModel(PreTrainedModel):
     config: HyperRepConfig
     config_class = HyperRepConfig
@@ -143,7 +112,8 @@ class HyperRepPreTrainedModel(PreTrainedModel):
 
 
 class HyperRepEncoder(HyperRepPreTrainedModel):
-    """Neuron tokens, one tensor a layer, to latents (batch, latent_size).
+    """Neuron tokens, one tensor a layer, to latents (batch, latent_size); or tokens of one width, in windows that
+    begin at the tokens `starts` (batch,), to theirs.
 
     With `latents_per="network"` a learned compression token, put first, collects the whole network (the paper); with
     `"neuron"` each neuron token has a latent of its own (as SANE), and they are laid end to end.
@@ -155,18 +125,18 @@ class HyperRepEncoder(HyperRepPreTrainedModel):
         self.compress = config.latents_per == "network"
         if self.compress:
             self.compression_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
-        self.position_embeddings = HyperRepPositions(self.compress + config.num_tokens, config.hidden_size)
+        self.position_embeddings = positions_of(config, self.compress + config.num_tokens)
         self.layers = nn.ModuleList(HyperRepLayer(config) for _ in range(config.num_hidden_layers))
         width = config.latent_size if self.compress else config.neuron_latent_size
         self.bottleneck = nn.Linear(config.hidden_size, width)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, tokens: list[Tensor], **kwargs) -> HyperRepEncoderOutput:
+    def forward(self, tokens: list[Tensor], starts: Tensor | None = None, **kwargs) -> HyperRepEncoderOutput:
         hidden_states = self.embeddings([units.to(self.bottleneck.weight.dtype) for units in tokens])
         if self.compress:
             compression_token = self.compression_token.expand(len(hidden_states), -1, -1).to(hidden_states.dtype)
             hidden_states = torch.cat([compression_token, hidden_states], dim=1)
-        hidden_states = self.position_embeddings(hidden_states)  # (batch, [1 +] num_tokens, hidden_size)
+        hidden_states = self.position_embeddings(hidden_states, starts)  # (batch, [1 +] tokens, hidden_size)
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
         # of the last block nothing but the compression token is used
@@ -175,7 +145,8 @@ class HyperRepEncoder(HyperRepPreTrainedModel):
 
 
 class HyperRepDecoder(HyperRepPreTrainedModel):
-    """Latents (batch, latent_size) to neuron tokens, one tensor a layer."""
+    """Latents (batch, latent_size) to neuron tokens, one tensor a layer; or those of windows, which begin at the
+    tokens `starts` (batch,), to tokens of one width."""
 
     def __init__(self, config: HyperRepConfig):
         super().__init__(config)
@@ -185,17 +156,18 @@ class HyperRepDecoder(HyperRepPreTrainedModel):
             self.decompression = nn.Linear(config.latent_size, config.num_tokens * config.hidden_size)
         else:
             self.decompression = nn.Linear(config.neuron_latent_size, config.hidden_size)
-        self.position_embeddings = HyperRepPositions(*self.token_shape)
+        self.position_embeddings = positions_of(config, config.num_tokens)
         self.layers = nn.ModuleList(HyperRepLayer(config) for _ in range(config.num_hidden_layers))
         self.outputs = HyperRepTokenOutputs(config)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, latents: Tensor, **kwargs) -> HyperRepDecoderOutput:
+    def forward(self, latents: Tensor, starts: Tensor | None = None, **kwargs) -> HyperRepDecoderOutput:
         latents = latents.to(self.decompression.weight.dtype)
-        if not self.compress:
-            latents = latents.unflatten(1, (self.token_shape[0], -1))  # (batch, num_tokens, neuron_latent_size)
-        hidden_states = self.decompression(latents).reshape(-1, *self.token_shape)
-        hidden_states = self.position_embeddings(hidden_states)
+        if self.compress:
+            hidden_states = self.decompression(latents).reshape(-1, *self.token_shape)
+        else:  # (batch, tokens, neuron_latent_size)
+            hidden_states = self.decompression(latents.unflatten(1, (-1, self.decompression.in_features)))
+        hidden_states = self.position_embeddings(hidden_states, starts)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
         return HyperRepDecoderOutput(self.outputs(hidden_states))
@@ -317,24 +289,54 @@ class HyperRepModel(HyperRepPreTrainedModel):
         return self.processor.decode(self._decode(latents, **kwargs).tokens)
 
     def _encode(self, weights: Tensor, **kwargs) -> HyperRepEncoderOutput:
-        return self.encoder(self.processor(weights), **kwargs | {"return_dict": True})
+        tokens, kwargs = self.processor(weights), kwargs | {"return_dict": True}
+        if self.config.token_size is None:
+            return self.encoder(tokens, **kwargs)
+
+        def latents_of(windows: Tensor, starts: Tensor) -> Tensor:
+            latents = self.encoder([windows], starts=starts, **kwargs).latents
+            return latents.unflatten(1, (-1, self.config.neuron_latent_size))
+
+        latents = in_windows(latents_of, tokens[0], self.config.window, self.config.halo)
+        return HyperRepEncoderOutput(latents.flatten(1))
 
     def _decode(self, latents: Tensor, **kwargs) -> HyperRepDecoderOutput:
         check_width("latents", latents, self.config.latent_size)
-        return self.decoder(latents, **kwargs | {"return_dict": True})
+        kwargs |= {"return_dict": True}
+        if self.config.token_size is None:
+            return self.decoder(latents, **kwargs)
+
+        def tokens_of(windows: Tensor, starts: Tensor) -> Tensor:
+            return self.decoder(windows.flatten(1), starts=starts, **kwargs).tokens[0]
+
+        latents = latents.unflatten(1, (-1, self.config.neuron_latent_size))
+        return HyperRepDecoderOutput([in_windows(tokens_of, latents, self.config.window, self.config.halo)])
 
     @can_return_tuple
-    def forward(self, weights: Tensor, target: Tensor | None = None, num_views: int = 1, **kwargs) -> HyperRepOutput:
+    def forward(
+        self,
+        weights: Tensor,
+        target: Tensor | None = None,
+        num_views: int = 1,
+        starts: Tensor | None = None,
+        held: Tensor | None = None,
+        **kwargs,
+    ) -> HyperRepOutput:
         r"""
         What training runs. Weights are taken as they are: give a model of aligned networks what `processor.align`
         makes.
 
         Args:
             weights (`Tensor`): (num_views * batch, num_params). With two views, row `i` and row `batch + i` are two
-                augmentations of the same network.
+                augmentations of the same network. With `starts`, tokens of windows (batch, window, token_size), as
+                `processor.windows` makes them.
             target (`Tensor`, *optional*): like `weights`, what to reconstruct; by default `weights` themselves.
             num_views (`int`, *optional*, defaults to 1): 1 or 2. With 2 the contrastive loss joins in.
+            starts (`Tensor`, *optional*): (batch,), the token that each window begins with.
+            held (`Tensor`, *optional*): (batch, window, token_size), bool, where tokens hold numbers of the network.
         """
+        if starts is not None:
+            return self._forward_windows(weights, weights if target is None else target, starts, held, **kwargs)
         encoded = self._encode(weights, **kwargs)
         latents = encoded.latents
         decoded = self._decode(latents, **kwargs)
@@ -369,6 +371,17 @@ class HyperRepModel(HyperRepPreTrainedModel):
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
         )
+
+    def _forward_windows(
+        self, tokens: Tensor, target: Tensor, starts: Tensor, held: Tensor | None, **kwargs
+    ) -> HyperRepOutput:
+        """The loss of windows: the normalised reconstruction loss of the numbers that they hold, which are
+        standardised, so that each is divided by its layer's deviation already."""
+        kwargs |= {"return_dict": True, "starts": starts}
+        latents = self.encoder([tokens], **kwargs).latents
+        errors = (self.decoder(latents, **kwargs).tokens[0].float() - target.float()).square()
+        error = errors.mean() if held is None else (errors * held).sum() / held.sum()
+        return HyperRepOutput(loss=error, reconstruction_loss=error, latents=latents)
 
 
 __all__ = ["HyperRepModel", "HyperRepOutput", "HyperRepPreTrainedModel"]

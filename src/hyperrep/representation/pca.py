@@ -5,8 +5,11 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .blocks import HyperRepLayer
+from .embeddings import HyperRepPlaceEmbeddings, HyperRepPositions
 from .modeling_hyperrep import HyperRepModel
 
+
+MAX_NUMBERS = 2**27  # that the components are taken from
 
 LATENT_STD = 0.25  # of every latent dimension at the start: small enough for tanh to be nearly linear
 
@@ -36,15 +39,21 @@ def initialize_by_pca(model: HyperRepModel, weights: Tensor) -> None:
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
     for positions in (encoder.position_embeddings, decoder.position_embeddings):
-        positions.weight[:, :width] = 0
+        if isinstance(positions, HyperRepPositions):
+            positions.weight[:, :width] = 0
+        else:
+            assert isinstance(positions, HyperRepPlaceEmbeddings)
+            positions.projection.weight[:width] = 0
+            positions.projection.bias[:width] = 0
     passed_on = torch.eye(width, config.hidden_size)
     encoder.bottleneck.weight.copy_(passed_on)
     decoder.decompression.weight.copy_(passed_on.T)
     for linear in (encoder.bottleneck, decoder.decompression):
         nn.init.zeros_(linear.bias)
 
+    few = -(-weights.numel() // MAX_NUMBERS)  # of large networks every so many is enough
     for neurons, embedding, output in zip(
-        model.processor(weights),
+        model.processor(weights[::few]),
         encoder.embeddings.projections,
         decoder.outputs.projections,
         strict=True,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .alignment import align
 from .configuration_hyperrep import HyperRepConfig
+from .windows import cut, joined, places_of
 
 
 MIN_LAYER_STD = 1e-4  # floor of sigma_l, as in the NeurIPS 2022 code
@@ -47,6 +48,7 @@ class HyperRepProcessor(nn.Module):
 
     def __init__(self, config: HyperRepConfig):
         super().__init__()
+        self.config = config
         self.layers, self.layout, self.standardize = config.layers, config.layout, config.standardize_weights
         self.layer_sizes = [size for _, size in config.parts]
         self.num_params = sum(self.layer_sizes)
@@ -57,6 +59,7 @@ class HyperRepProcessor(nn.Module):
         self.register_buffer("reference", reference)
         self.symmetries, self.network = config.symmetries, config.network
         self.graph: Any = None  # of the network's symmetries, found when it is asked for
+        self._entries: Tensor | None = None  # of each token of one width
 
     @torch.no_grad()
     def fit(self, weights: Tensor, reference: Tensor | None = None) -> "HyperRepProcessor":
@@ -102,7 +105,8 @@ class HyperRepProcessor(nn.Module):
 
     def forward(self, weights: Tensor) -> list[Tensor]:
         """Neuron tokens, one tensor a layer: (batch, num_units, token_size). A token is one output unit: its incoming
-        weights, its bias, and what else it has, standardised if the configuration says so.
+        weights, its bias, and what else it has, standardised if the configuration says so. Where all tokens have one
+        width, units are cut into these, and there is one tensor (batch, num_tokens, token_size).
 
         Args:
             weights (`Tensor`): (batch, num_params), aligned already.
@@ -115,6 +119,10 @@ class HyperRepProcessor(nn.Module):
         if self.standardize:
             means, deviations = self._statistics(weights.device)
             parts = [(part.float() - means[i]) / deviations[i] for i, part in enumerate(parts)]
+        return self._tokens(parts)
+
+    def _tokens(self, parts: list[Tensor]) -> list[Tensor]:
+        """Slices of the weight vector, one a part, (batch, length), as tokens."""
         tokens, start = [], 0
         for layer in self.layers:
             matrix, *others = parts[start : start + len(layer.parts)]
@@ -123,19 +131,43 @@ class HyperRepProcessor(nn.Module):
             columns += [column[:, :, None] for column in ([matrix[:, end:]] if layer.has_bias else []) + others]
             tokens.append(torch.cat(columns, dim=2) if len(columns) > 1 else columns[0])
             start += len(layer.parts)
-        return tokens
+        width = self.config.token_size
+        return tokens if width is None else [cut(tokens, width)]
+
+    def windows(self, weights: Tensor, rows: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows of the tokens that [`forward`] makes, without making the others.
+
+        Args:
+            weights (`Tensor`): (networks, num_params), aligned already.
+            rows (`Tensor`): (batch,), int64, of which network each window is.
+            starts (`Tensor`): (batch,), int64, its first token.
+
+        Returns:
+            `tuple[Tensor, Tensor]`: tokens (batch, window, token_size), and where they hold numbers of the network,
+            bool.
+        """
+        if self._entries is None:
+            places = torch.arange(1, self.num_params + 1, dtype=torch.int32)
+            self._entries = self._tokens(list(places[None].split(self.layer_sizes, dim=1)))[0][0] - 1
+        length = min(self.config.window, len(self._entries))
+        entries = self._entries[starts.cpu()[:, None] + torch.arange(length)].long().to(weights.device)
+        held = entries >= 0
+        part = torch.searchsorted(torch.tensor(self.layer_sizes).cumsum(0).to(weights.device), entries, right=True)
+        means, deviations = self.layer_mean.to(weights.device), self.layer_std.to(weights.device)
+        values = weights[rows[:, None, None], entries.clamp_min(0)].float()
+        return ((values - means[part]) / deviations[part]).masked_fill(~held, 0.0), held
 
     @property
     def token_places(self) -> Tensor:
-        """(num_tokens, 2), int64: the layer of each neuron token, and its own number; both from 0."""
-        of_layer = [index for index, layer in enumerate(self.layers) for _ in range(layer.num_units)]
-        return torch.stack([torch.tensor(of_layer), torch.arange(len(of_layer))], dim=1)
+        """(num_tokens, 2), int64: the layer of each token, and its own number; both from 0."""
+        return places_of(self.config)[:, [1, 0]]
 
     @property
     def places(self) -> Tensor:
         """(num_params, 2), int64: of which part of a layer, as they are normalised, and of which neuron, from 0, each
         weight is."""
-        units = self.token_places[:, 1].split([layer.num_units for layer in self.layers])
+        counts = [layer.num_units for layer in self.layers]
+        units = torch.arange(sum(counts)).split(counts)
         tokens = [part[None, :, None].expand(1, -1, layer.token_size) for part, layer in zip(units, self.layers)]
         sizes = torch.tensor(self.layer_sizes)
         of_part = torch.arange(len(sizes)).repeat_interleave(sizes)
@@ -144,6 +176,8 @@ class HyperRepProcessor(nn.Module):
     def decode(self, tokens: list[Tensor]) -> Tensor:
         """Weights (batch, num_params), float32, of neuron tokens: what [`forward`] did, undone. Running variances are
         kept from falling below a hundredth of their mean in the zoo; gradients pass as if they were not."""
+        if self.config.token_size is not None:
+            tokens = joined(tokens[0], [(layer.num_units, layer.token_size) for layer in self.layers])
         parts = [part.float() for part in self._cut(tokens)]
         means, deviations = self._statistics(tokens[0].device)
         if self.standardize:

@@ -151,6 +151,13 @@ class TrainingConfig:
             raise UserError(f"early_stopping_patience is {self.early_stopping_patience}; it must be at least 1.")
         if not self.epochs:
             raise UserError("epochs is empty; name the zoo's epochs to learn from, such as [21, 22, 23, 24, 25].")
+        if self.model.get("token_size") is not None:
+            for name in (*BEHAVIOR_WEIGHTS, "permute"):
+                if value := getattr(self, name):
+                    raise UserError(
+                        f"token_size {self.model['token_size']} reads networks through windows, and {name} {value} "
+                        f"needs whole ones; set {name} to {type(value)()}."
+                    )
         _ = self.augmentation  # checks its own ranges
         self.model_config()
 

@@ -47,7 +47,7 @@ def evaluate_reconstruction(
     sizes, std = model.processor.layer_sizes, model.processor.layer_std
     errors = torch.zeros(len(sizes), dtype=torch.float64, device=std.device)
     baseline_errors = torch.zeros_like(errors)
-    for batch in weights.split(batch_size):
+    for batch in weights.split(batch_size if model.config.token_size is None else 1):
         batch = batch.to(std.device)
         reconstruction = model.decode(model.encode(batch, aligned=True))
         errors += layer_squared_errors(reconstruction, batch, sizes)

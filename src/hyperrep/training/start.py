@@ -159,7 +159,7 @@ def _check_batches(config: TrainingConfig, data: TrainingData, processes: int) -
             f"batch_size {config.batch_size} is no multiple of {processes} processes times "
             f"{config.gradient_accumulation_steps} gradient_accumulation_steps."
         )
-    if config.batch_size > len(data.train):
+    if config.batch_size > len(data.train) and config.model.get("token_size") is None:
         raise UserError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training checkpoints.")
 
 

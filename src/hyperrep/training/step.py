@@ -51,7 +51,11 @@ class TrainingStep:
             "behavior": torch.Generator(accelerator.device),
         }
         self.num_views = 2 if model.config.contrast_weight else 1
-        self.steps_per_epoch = len(weights) // config.batch_size
+        # networks that are read through windows give as many examples as it takes to read them once
+        self.windows = 1
+        if model.config.token_size is not None:
+            self.windows = -(-model.config.num_tokens // model.config.window)
+        self.steps_per_epoch = len(weights) * self.windows // config.batch_size
         self.total_steps = self.steps_per_epoch * config.num_train_epochs
         self._order, self._order_of_epoch = torch.empty(0), -1
 
@@ -108,11 +112,14 @@ class TrainingStep:
         """Rows of this process' share of the batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._order_of_epoch:
-            self._order, self._order_of_epoch = epoch_order(len(self.weights), self.config.seed, epoch), epoch
+            examples = len(self.weights) * self.windows
+            self._order, self._order_of_epoch = epoch_order(examples, self.config.seed, epoch) // self.windows, epoch
         batch = self._order[position * self.config.batch_size : (position + 1) * self.config.batch_size]
         return batch.chunk(self.accelerator.num_processes)[self.accelerator.process_index].to(self.weights.device)
 
     def _losses(self, rows: Tensor) -> dict[str, Tensor]:
+        if self.model.config.token_size is not None:
+            return self._window_losses(rows)
         views, targets, clean = make_views(
             self.weights[rows], self.layout, self.config, self.num_views, self.generators["augmentation"]
         )
@@ -123,6 +130,19 @@ class TrainingStep:
         if self.behavior is not None:
             losses |= self.behavior(self.model, clean, output, len(rows), self.generators["behavior"])
         return losses
+
+    def _window_losses(self, rows: Tensor) -> dict[str, Tensor]:
+        """Of a window of each network, anywhere in it; those at its ends are not drawn more rarely than others."""
+        config, generator = self.model.config, self.generators["augmentation"]
+        last, device = max(0, config.num_tokens - config.window), rows.device
+        reach = last + config.window  # from half a window before the first token
+        starts = torch.randint(reach + 1, (len(rows),), generator=generator, device=device) - config.window // 2
+        starts = starts.clamp(0, last)
+        tokens, held = self.model.processor.windows(self.weights, rows, starts)
+        views = corrupt(tokens.flatten(1), self.config.augmentation, generator).view_as(tokens)
+        target = views if self.config.erase_target == "augmented" else tokens
+        output = self.wrapped_model(views, target=target, starts=starts, held=held)
+        return {"loss": output.loss, "reconstruction_loss": output.reconstruction_loss}
 
 
 def make_views(

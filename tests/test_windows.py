@@ -1,0 +1,198 @@
+"""Networks of any size: tokens of one width, windows of them, and the way back."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from tiny_zoo import TINY_SETTINGS, write_tiny_zoo
+from torch import nn
+from training_runs import one_thread  # noqa: F401
+
+from hyperrep import HyperRepPipeline
+from hyperrep.errors import UserError
+from hyperrep.files.reading import wording
+from hyperrep.pipeline import fit_sampler
+from hyperrep.representation import HyperRepConfig, HyperRepModel
+from hyperrep.representation.batched import decode_rows, encode_rows
+from hyperrep.representation.losses import reconstruction_loss
+from hyperrep.representation.windows import cut, in_windows, joined, places_of
+from hyperrep.training import TrainingConfig, train
+from hyperrep.weights import WeightLayout
+from hyperrep.zoo import load_zoo
+
+
+WINDOWED = {
+    "token_size": 7,
+    "window": 12,
+    "halo": 3,
+    "latents_per": "neuron",
+    "neuron_latent_size": 4,
+    "standardize_weights": True,
+    "contrast_weight": 0.0,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+}
+NETWORK = nn.Sequential(
+    nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.LayerNorm(20), nn.Linear(20, 3)
+)
+LAYOUT = WeightLayout.of(NETWORK)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = HyperRepModel(HyperRepConfig(layout=LAYOUT.to_list(), **WINDOWED)).eval()
+    model.processor.fit(weights(8))
+    return model
+
+
+def weights(count: int) -> torch.Tensor:
+    rows = torch.rand(count, LAYOUT.num_params, generator=torch.Generator().manual_seed(1)) + 0.5
+    return rows * torch.linspace(0.5, 2, LAYOUT.num_params)
+
+
+def test_tokens_hold_each_number_once_and_zeros(model):
+    """18 + 1 + 4 numbers of 5 units in 4 tokens each, 2 numbers of 20 units in one, 20 + 1 of 3 units in 3."""
+    config = model.config
+    assert config.tokens_per_layer == list(zip(config.layers, [20, 20, 9], strict=True))
+    assert config.num_tokens == 49
+    assert config.latent_size == 49 * 4
+    rows = weights(2)
+    (tokens,) = model.processor(rows)
+    assert tokens.shape == (2, 49, 7)
+    torch.testing.assert_close(model.processor.decode([tokens]), rows)
+    assert int((tokens == 0).sum()) == 2 * (49 * 7 - LAYOUT.num_params)  # no weight is a mean
+    # the last piece of the third unit of the convolution: its running statistics, and five zeros
+    tensors = LAYOUT.unvectorize(rows)
+    last = torch.stack([tensors["1.running_mean"][0, 2], tensors["1.running_var"][0, 2]])
+    expected = (last - model.processor.layer_mean[3:5]) / model.processor.layer_std[3:5]
+    torch.testing.assert_close(tokens[0, 11], torch.cat([expected, torch.zeros(5)]))
+
+
+def test_cut_and_joined_are_inverse():
+    layers = [torch.randn(2, 3, 5), torch.randn(2, 1, 12), torch.randn(2, 4, 4)]
+    tokens = cut(layers, 4)
+    assert tokens.shape == (2, 3 * 2 + 3 + 4, 4)
+    back = joined(tokens, [(3, 5), (1, 12), (4, 4)])
+    assert all(map(torch.equal, back, layers))
+
+
+def test_windows_are_those_of_the_whole(model):
+    rows = weights(3)
+    (tokens,) = model.processor(rows)
+    of, starts = torch.tensor([2, 0, 2]), torch.tensor([0, 37, 19])
+    found, held = model.processor.windows(rows, of, starts)
+    for window, mask, row, start in zip(found, held, of, starts, strict=True):
+        torch.testing.assert_close(window, tokens[row, start : start + 12])
+        assert torch.equal(mask, tokens[row, start : start + 12] != 0)
+
+
+def test_a_place_is_of_network_layer_and_in_layer(model):
+    places = places_of(model.config)
+    assert places[:, 0].tolist() == list(range(49))
+    assert places[:, 1].tolist() == [0] * 20 + [1] * 20 + [2] * 9
+    assert places[:, 2].tolist() == [*range(20), *range(20), *range(9)]
+
+
+@pytest.mark.parametrize("length", [5, 12, 13, 49])
+def test_windows_cover_a_sequence_once_and_show_each_token_its_neighbours(length):
+    rows = torch.arange(2 * length).view(2, length, 1).float()
+    seen = []
+
+    def function(windows, starts):
+        assert torch.equal(windows[:, 0, 0] % length, starts.float())
+        seen.append(windows.shape[1])
+        # what a token sees to its left and right, or the end of the sequence
+        first, last = windows[:, :1], windows[:, -1:]
+        return torch.cat([windows, windows - first, last - windows], dim=2)
+
+    found = in_windows(function, rows, window=12, halo=3)
+    assert torch.equal(found[:, :, 0], rows[:, :, 0])
+    place = torch.arange(length)
+    assert (found[:, :, 1] >= place.clamp_max(3)).all()
+    assert (found[:, :, 2] >= (length - 1 - place).clamp_max(3)).all()
+    assert set(seen) == {min(12, length)}
+
+
+def test_a_network_is_encoded_alike_in_any_company(model):
+    rows = weights(5)
+    latents = encode_rows(model, rows)
+    assert torch.equal(encode_rows(model, rows[3:4])[0], latents[3])
+    decoded = decode_rows(model, latents)
+    assert torch.equal(decode_rows(model, latents[3:4])[0], decoded[3])
+    assert decoded.shape == rows.shape
+
+
+def test_one_window_for_all_is_the_plain_transformer(model):
+    """Where a network fits into a window, windows make no difference to it."""
+    wide = HyperRepModel(HyperRepConfig(layout=LAYOUT.to_list(), **WINDOWED | {"window": 60})).eval()
+    wide.load_state_dict(model.state_dict())
+    rows = weights(2)
+    (tokens,) = wide.processor(rows)
+    expected = wide.encoder([tokens], starts=torch.zeros(2, dtype=torch.int64)).latents
+    torch.testing.assert_close(wide.encode(rows), expected)
+    assert not torch.allclose(model.encode(rows), expected)
+
+
+def test_the_loss_of_windows_is_the_posters():
+    """Over one window that holds all: sum of squared errors over sigma^2, over all numbers of all networks."""
+    torch.manual_seed(0)
+    model = HyperRepModel(HyperRepConfig(layout=LAYOUT.to_list(), **WINDOWED | {"window": 49})).eval()
+    rows = weights(4)
+    model.processor.fit(rows)
+    starts = torch.zeros(4, dtype=torch.int64)
+    tokens, held = model.processor.windows(rows, torch.arange(4), starts)
+    output = model(tokens, starts=starts, held=held)
+    decoded = model.processor._cut(joined(model._decode(output.latents).tokens[0], [(5, 23), (20, 2), (3, 21)]))
+    processor = model.processor
+    raw = [
+        part * std + mean for part, mean, std in zip(decoded, processor.layer_mean, processor.layer_std, strict=True)
+    ]
+    expected = reconstruction_loss(torch.cat(raw, dim=1), rows, processor.layer_sizes, processor.layer_std).sum()
+    torch.testing.assert_close(output.loss, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"halo": 6}, "halo 6 at each end leaves nothing of a window of 12"),
+        ({"token_size": 0}, "token_size is 0"),
+        ({"latents_per": "network"}, "set latents_per 'neuron' instead of 'network'"),
+        ({"contrast_weight": 0.1}, "set contrast_weight 0 instead of 0.1"),
+        ({"token_size": "7"}, "token_size"),
+        ({"standardize_weights": False}, "set standardize_weights True"),
+    ],
+)
+def test_what_windows_need(settings, message):
+    with pytest.raises((StrictDataclassError, ValueError)) as error:
+        HyperRepConfig(layout=LAYOUT.to_list(), **WINDOWED | settings)
+    assert message in wording(error.value)
+
+
+def test_what_training_on_windows_cannot_do():
+    for settings in ({"behavior_weight": 0.3}, {"permute": True}):
+        (name,) = settings
+        with pytest.raises(UserError, match=f"set {name} to"):
+            TrainingConfig.from_dict(WINDOWED | {"permute": False} | settings)
+
+
+def test_a_representation_learns_from_windows_and_samples(tmp_path):
+    folder = write_tiny_zoo(tmp_path / "zoo")
+    settings = TINY_SETTINGS | WINDOWED | {"token_size": 30, "permute": False, "align": True, "pca_init": True}
+    settings |= {"erase_prob": 0.0, "num_train_epochs": 3, "batch_size": 4}
+    output = tmp_path / "model"
+    results = train(TrainingConfig.from_dict(settings), folder, output)
+    zoo = load_zoo(folder)
+    model = HyperRepModel.from_pretrained(output)
+    examples = results["rows"]["train"] * -(-model.config.num_tokens // 12)
+    assert results["steps"] == 3 * (examples // 4)
+    log = [json.loads(line) for line in (output / "training_log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"]
+    fit_sampler(output, zoo)
+    networks = HyperRepPipeline.from_pretrained(output)(2, generator=torch.Generator().manual_seed(0))
+    assert networks.weights.shape == (2, zoo.config.weight_layout().num_params)
+    again = model.decode(networks.latents)
+    torch.testing.assert_close(again, networks.weights)
