@@ -22,6 +22,7 @@ from .representation import HyperRepModel
 from .representation.batched import decode_rows, encode_anchors
 from .representation.filter import Filter
 from .representation.loading import load_representation
+from .results import fingerprint
 from .samplers import SAMPLER_FOLDER, AnchoredSampler, KDESampler, Sampler, fit_to_known
 from .version import __version__
 from .weights import WeightLayout
@@ -58,6 +59,7 @@ class HyperRepPipeline:
         self.source = source
         self.revision = revision
         self.folder: Path | None = None  # that they were loaded from, with its card and results
+        self.prompts: dict[str, Any] | None = None  # that it samples around, see prompted
 
     @classmethod
     def from_pretrained(
@@ -155,6 +157,37 @@ class HyperRepPipeline:
             fraction = VALIDATION_FRACTION
         return load_images(source, processor_from(self.model.config.image_processor), fraction)
 
+    def prompted(self, weights: Tensor, name: str = "networks in memory") -> "HyperRepPipeline":
+        """A pipeline that samples around a few given networks instead of the zoo: the same model, and a sampler of the
+        same kind, fitted to their latents alone (few-shot sampling, SANE, arXiv 2406.09997, section 4.3).
+
+        Example:
+
+        ```python
+        >>> few = pipe.prompted(torch.stack([layout.vectorize(network.state_dict()) for network in mine]))
+        >>> networks = few(num_models=50)
+        ```
+
+        Args:
+            weights (`Tensor`): (networks, num_params), in the order of `model.config.layout`; from any zoo whose
+                networks have this layout.
+            name (`str`, *optional*): what they are, for the record.
+
+        Raises:
+            UserError: if they have another shape or are not finite, or the sampler needs more of them.
+        """
+        try:
+            latents = encode_anchors(self.model, weights)
+        except ValueError as error:
+            raise UserError(f"prompts: {error}") from error
+        settings = self.sampler.settings()
+        sampler = type(self.sampler)(**settings | ({"top": None} if "top" in settings else {}))
+        pipe = HyperRepPipeline(
+            self.model, sampler.fit(latents, None, self.model.latent_places), self.source, self.revision
+        )
+        pipe.prompts = {"networks": name, "number": len(weights), "sha256": fingerprint({"weights": weights})}
+        return pipe
+
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write the model to `folder` and the sampler to its `sampler` subfolder.
 
@@ -231,6 +264,7 @@ class HyperRepPipeline:
             "seed": seed,
             "num_models": num_models,
             **({"network": dict(network)} if network else {}),
+            **({"prompts": self.prompts} if self.prompts else {}),
             "representation": self.source,
             "revision": self.revision,
             "hyperrep_version": __version__,

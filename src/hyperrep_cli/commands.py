@@ -101,6 +101,9 @@ def sample(
     images: Annotated[
         str | None, typer.Option(help="Hub id or folder of images to choose by, of which the validation part is used.")
     ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Folder of a few checkpoints to sample around, instead of the zoo's networks.")
+    ] = None,
     condition_images: Annotated[
         str | None,
         typer.Option(help="Hub id or folder of images whose statistics the networks' batch norms shall have."),
@@ -116,6 +119,8 @@ def sample(
     from hyperrep.files import check_output, mode_of
     from hyperrep.pipeline import seeded
     from hyperrep.samplers import refit
+    from hyperrep.weights import WeightLayout
+    from hyperrep.zoo.importing import read_networks
 
     hide_small_bars()
     check_output(output, "networks", mode_of(overwrite=overwrite))
@@ -125,6 +130,11 @@ def sample(
     pipe = HyperRepPipeline.from_pretrained(representation, revision=revision, token=token)
     changes = {"variant": variant, "top": top, "bandwidth": bandwidth} | _settings(settings)
     pipe.sampler = refit(pipe.sampler, method, **changes)
+    if prompts is not None:
+        if top is not None:
+            raise UserError(f"--top {top} is a share of the zoo's networks; leave it out with --prompts.")
+        given = read_networks(prompts, WeightLayout.from_list(pipe.model.config.layout))
+        pipe = pipe.prompted(given, Path(prompts).resolve().name)
     told = dict(entry.partition("=")[::2] for entry in network or ())
     networks = pipe(num_models * best_of, generator=generator, network=told)
     if condition_images is not None:

@@ -107,7 +107,7 @@ def import_zoo(
     layout = None if network is None else layout_of(network)
     vectors = []
     for one in tqdm(found, desc="reading checkpoints", disable=len(found) < 100):
-        state = {name: tensor for name, tensor in read_state(one.path).items() if tensor.is_floating_point()}
+        state = _floats(one.path)
         if layout is None:
             layout = WeightLayout(tuple((name, tuple(tensor.shape)) for name, tensor in state.items()))
         vectors.append(layout.vectorize(_renamed(state, layout, one.path)).float())
@@ -127,6 +127,30 @@ def import_zoo(
         protocol=protocol,
         images=images,
     )
+
+
+def read_networks(source: str | Path, layout: WeightLayout) -> Tensor:
+    """Weight vectors (networks, num_params) of a folder of checkpoints, of any kind that [`import_zoo`] knows, models
+    in their natural order.
+
+    Raises:
+        UserError: if there are none, or one cannot be read, holds other tensors than `layout` says, or numbers that
+            are not finite.
+    """
+    found = found_checkpoints(Path(source))
+    if not found:
+        raise UserError(f"{source} holds no checkpoints, such as model-00000/{WEIGHTS}.")
+    vectors = []
+    for one in found:
+        vector = layout.vectorize(_renamed(_floats(one.path), layout, one.path)).float()
+        if not torch.isfinite(vector).all():
+            raise UserError(f"{one.path} holds NaN or infinite weights; leave it out.")
+        vectors.append(vector)
+    return torch.stack(vectors)
+
+
+def _floats(path: Path) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in read_state(path).items() if tensor.is_floating_point()}
 
 
 def found_checkpoints(source: Path) -> list[Found]:
@@ -260,4 +284,4 @@ def _gap(known: Mapping[str, list[float]]) -> dict[str, list[float]]:
     return {} if train is None or test is None else {"generalization_gap": [a - b for a, b in zip(train, test)]}
 
 
-__all__ = ["Found", "found_checkpoints", "import_zoo", "read_state"]
+__all__ = ["Found", "found_checkpoints", "import_zoo", "read_networks", "read_state"]
