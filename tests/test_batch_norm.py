@@ -18,8 +18,10 @@ from hyperrep.pipeline import fit_sampler
 from hyperrep.population import Recipe, choose_engine, population_cross_entropy, refresh_statistics
 from hyperrep.population.vmap import VmapEngine
 from hyperrep.representation import HyperRepConfig, HyperRepModel
+from hyperrep.representation.canonical import graph_of
 from hyperrep.training import TrainingConfig, train
 from hyperrep.weights import WeightLayout
+from hyperrep.weights.augmentation import permute
 from hyperrep.zoo import Protocol, ZooSettings, build_zoo, load_zoo
 from hyperrep_cli import app
 
@@ -192,6 +194,23 @@ def test_reordered_networks_are_the_same_to_a_representation(representation, zoo
     scrambled = LAYOUT.vectorize(scrambled)
     assert not torch.equal(scrambled, weights)
     torch.testing.assert_close(model.encode(scrambled), model.encode(weights))
+
+
+def test_augmentation_permutes_by_the_graph(zoo, images, tmp_path):
+    """Networks of a batch, each in an order of its own; their statistics follow, and they answer as before."""
+    weights = load_zoo(zoo)["train"].select([2]).weights[:3]
+    graph = graph_of(NETWORK.to_dict(), signs=False)
+    permuted = permute(weights, LAYOUT, torch.Generator().manual_seed(0), graph)
+    moved = (permuted != weights).any(dim=0)
+    assert moved[LAYOUT.statistics].any()
+    engine, test = VmapEngine(), images.test
+    before, after = (engine.evaluate(NETWORK, rows, test.pixels, test.labels).loss for rows in (weights, permuted))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    same = permute(weights[:1].expand(3, -1), LAYOUT, torch.Generator().manual_seed(0), graph)
+    assert len(same.unique(dim=0)) == 3
+    settings = TINY_SETTINGS | {"permute": True, "align": False, "symmetries": "permutations", "num_train_epochs": 1}
+    results = train(TrainingConfig.from_dict(settings | {"epochs": [1, 2]}), zoo, tmp_path / "model")
+    assert results["steps"] > 0
 
 
 def test_samples_are_refreshed_and_fine_tuned(representation, zoo, images, tmp_path):

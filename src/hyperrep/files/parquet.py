@@ -75,6 +75,11 @@ class ParquetVectors:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    @property
+    def length(self) -> int:
+        """Of a vector."""
+        return self.field.type.list_size
+
     def read(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The vectors of `rows`, in parts: which of `rows`, (part,), and their vectors, (part, length), a copy. Row
         groups that hold none of them are not read.

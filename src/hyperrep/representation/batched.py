@@ -17,9 +17,11 @@ ROWS = {"cpu": 32}  # at once; more where there is room
 MOST_ROWS = 256
 
 
-def encode_rows(model: HyperRepModel, weights: Tensor) -> Tensor:
-    """Latents (rows, latent_size) of weights (rows, num_params), on the CPU."""
-    return _in_batches(model, partial(model.encode, aligned=True), model.processor.align(weights))
+def encode_rows(model: HyperRepModel, weights: Tensor, aligned: bool = False) -> Tensor:
+    """Latents (rows, latent_size) of weights (rows, num_params), on the CPU; `aligned` says that these are what
+    `processor.align` made of them."""
+    weights = weights if aligned else model.processor.align(weights)
+    return _in_batches(model, partial(model.encode, aligned=True), weights)
 
 
 def encode_anchors(model: HyperRepModel, weights: Tensor) -> Tensor:

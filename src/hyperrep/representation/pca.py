@@ -9,7 +9,7 @@ from .embeddings import HyperRepPlaceEmbeddings, HyperRepPositions
 from .modeling_hyperrep import HyperRepModel
 
 
-MAX_NUMBERS = 2**27  # that the components are taken from
+MAX_NUMBERS = 2**25  # that the components are taken from
 
 LATENT_STD = 0.25  # of every latent dimension at the start: small enough for tanh to be nearly linear
 

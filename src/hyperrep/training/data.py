@@ -1,7 +1,7 @@
 """The rows of a zoo that a hyper-representation learns from, and the order it sees them in."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,6 +9,9 @@ from torch import Tensor
 from ..representation import HyperRepProcessor
 from ..zoo import Zoo
 from .streams import seed_of
+
+
+ALIGNED_AT_ONCE = 64  # networks
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,12 @@ class TrainingData:
         return self.train[self.scores.nan_to_num(-torch.inf).argmax()]  # NaN is not known
 
     def aligned(self, processor: HyperRepProcessor) -> "TrainingData":
-        """The same networks with their hidden units in the order that a model is to see."""
-        train, validation, test = map(processor.align, (self.train, self.validation, self.test))
-        return replace(self, train=train, validation=validation, test=test)
+        """The same networks with their hidden units in the order that a model is to see. Their tensors are changed:
+        there may be no room for them twice."""
+        for weights in (self.train, self.validation, self.test):
+            for part in weights.split(ALIGNED_AT_ONCE):
+                part.copy_(processor.align(part))
+        return self
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> Tensor:

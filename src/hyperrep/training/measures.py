@@ -103,7 +103,11 @@ class Evaluator:
         self.data, self.network, self.engine, self.images = data, network, engine, images
         self.train_mean = data.train.mean(dim=0)
         sample = torch.linspace(0, len(data.train) - 1, min(TRAIN_SAMPLE, len(data.train))).long()
-        self.rows = {"train_sample": data.train[sample], "validation": data.validation, "test": data.test}
+        self.rows = {
+            "train_sample": data.train[sample] if len(sample) < len(data.train) else data.train,
+            "validation": data.validation,
+            "test": data.test,
+        }
         self._originals: dict[str, dict[str, float]] = {}
 
     def __call__(self, model: HyperRepModel, *splits: str) -> dict[str, dict[str, Any]]:
@@ -118,11 +122,11 @@ class Evaluator:
             a linear probe on latents predicts the networks' test accuracy.
         """
         results = {}
-        train_latents = encode_rows(model, self.data.train)
+        train_latents = encode_rows(model, self.data.train, aligned=True)
         for split in splits:
             weights = self.rows[split]
             results[split] = evaluate_reconstruction(model, weights, self.train_mean)
-            latents = encode_rows(model, weights)
+            latents = encode_rows(model, weights, aligned=True)
             if self.images is not None:
                 images = self.images.test if split == "test" else self.images.validation[:VALIDATION_IMAGES]
                 if split not in self._originals:

@@ -101,7 +101,10 @@ class Start:
         """What takes the model from one step to the next; all weights lie on the device, views are made there."""
         weights = self.data.train.to(self.accelerator.device)
         layout = WeightLayout.from_list(self.zoo.config.layout)
-        return TrainingStep(self.config, self.accelerator, model, optimizer, weights, layout, behavior)
+        symmetries, graph = self.model_config.symmetries, None
+        if self.config.permute and symmetries != "chain":
+            graph = graph_of(self.zoo.config.network, signs=symmetries == "signs")
+        return TrainingStep(self.config, self.accelerator, model, optimizer, weights, layout, behavior, graph)
 
 
 def start(config: TrainingConfig, zoo: Zoo | str | Path, output: Path, resume: bool = False) -> Start:
@@ -185,11 +188,12 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> Hyper
 def _check_symmetry(zoo: Zoo, config: TrainingConfig) -> None:
     """Whether networks can be permuted and aligned as they are to be."""
     symmetries = config.model.get("symmetries", "chain")
-    traced = config.align and symmetries != "chain"
-    other = "" if traced or not config.align else ", or permute alone, and symmetries to permutations"
+    moves = config.permute or config.align
+    traced = moves and symmetries != "chain"
+    other = "" if traced else ", or symmetries to permutations"
     try:
         # which activation is all the same: where the networks differ in it, the default will do
-        if config.permute or (config.align and not traced):
+        if moves and not traced:
             network = zoo.config.architecture()
             verify_symmetry(zoo.config.weight_layout(), new_module(network), example_images(network))
         if traced:  # there has to be one such network; signs depend on its activation

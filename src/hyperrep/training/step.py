@@ -9,7 +9,7 @@ from torch import Tensor, optim
 
 from ..errors import UserError
 from ..representation import HyperRepModel
-from ..weights import WeightLayout
+from ..weights import WeightGraph, WeightLayout
 from ..weights.augmentation import corrupt, permute
 from .behavior import BehavioralLoss
 from .config import TrainingConfig
@@ -29,6 +29,7 @@ class TrainingStep:
         weights (`Tensor`): (checkpoints, num_params), the training split, on the device.
         layout ([`WeightLayout`]): of the weights.
         behavior ([`BehavioralLoss`], *optional*)
+        graph ([`WeightGraph`], *optional*): by which networks are permuted; by default they are chains of layers.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class TrainingStep:
         weights: Tensor,
         layout: WeightLayout,
         behavior: BehavioralLoss | None,
+        graph: WeightGraph | None = None,
     ):
         self.config, self.accelerator, self.model, self.optimizer = config, accelerator, model, optimizer
-        self.weights, self.layout, self.behavior = weights, layout, behavior
+        self.weights, self.layout, self.behavior, self.graph = weights, layout, behavior, graph
         # the schedule is a function of the step and stays out of accelerate, which would run it once per process
         self.wrapped_model, self.wrapped_optimizer = accelerator.prepare(model, optimizer)
         self.wrapped_model.train()
@@ -121,7 +123,7 @@ class TrainingStep:
         if self.model.config.token_size is not None:
             return self._window_losses(rows)
         views, targets, clean = make_views(
-            self.weights[rows], self.layout, self.config, self.num_views, self.generators["augmentation"]
+            self.weights[rows], self.layout, self.config, self.num_views, self.generators["augmentation"], self.graph
         )
         output = self.wrapped_model(views, target=targets, num_views=self.num_views)
         losses: dict[str, Any] = {name: getattr(output, name) for name in ("loss", "reconstruction_loss")}
@@ -146,7 +148,12 @@ class TrainingStep:
 
 
 def make_views(
-    weights: Tensor, layout: WeightLayout, config: TrainingConfig, num_views: int, generator: torch.Generator
+    weights: Tensor,
+    layout: WeightLayout,
+    config: TrainingConfig,
+    num_views: int,
+    generator: torch.Generator,
+    graph: WeightGraph | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Views of a batch of networks, and what the model shall make of them.
 
@@ -157,7 +164,7 @@ def make_views(
     settings = config.augmentation
     weights = weights.repeat(num_views, 1)
     if settings.permute:
-        weights = permute(weights, layout, generator)
+        weights = permute(weights, layout, generator, graph)
     views = corrupt(weights, settings, generator)
     return views, views if config.erase_target == "augmented" else weights, weights
 

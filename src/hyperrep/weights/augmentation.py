@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .graph import WeightGraph
 from .layout import WeightLayout
 from .symmetry import random_permutations
 
@@ -64,9 +65,23 @@ def augment(weights: Tensor, layout: WeightLayout, settings: Augmentation, gener
     return corrupt(weights, settings, generator)
 
 
-def permute(weights: Tensor, layout: WeightLayout, generator: torch.Generator) -> Tensor:
-    """Reorder the hidden units of each network at random; its function stays the same."""
-    return weights.gather(1, random_permutations(layout, len(weights), generator, weights.device))
+def permute(
+    weights: Tensor, layout: WeightLayout, generator: torch.Generator, graph: WeightGraph | None = None
+) -> Tensor:
+    """Reorder the hidden units of each network at random; its function stays the same.
+
+    Args:
+        weights (`Tensor`): (batch, num_params).
+        layout ([`WeightLayout`]), generator (`torch.Generator`): as in [`augment`].
+        graph ([`WeightGraph`], *optional*): of their architecture: its groups of units and, where it has such, their
+            signs. Without, layers are taken to form a chain, which is quicker: a network at a time takes milliseconds.
+    """
+    if graph is None:
+        return weights.gather(1, random_permutations(layout, len(weights), generator, weights.device))
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    draw = torch.Generator().manual_seed(seed)
+    rows = [graph.changed(layout.unvectorize(row), graph.random(draw)) for row in weights]
+    return torch.stack([layout.vectorize(tensors) for tensors in rows])
 
 
 def corrupt(weights: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,6 +21,7 @@ from ..weights import WeightLayout
 from .own import write_zoo
 from .protocol import Protocol
 from .settings import MAX_SEED
+from .stored import StoredWeights
 
 
 WEIGHTS, OLD_WEIGHTS = "model.safetensors", "pytorch_model.bin"
@@ -55,6 +57,36 @@ class Found:
     epoch: int | None = None
     seed: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class CheckpointVectors:
+    """Weight vectors in a file each, read one after the other: see [`~hyperrep.zoo.stored.Vectors`].
+
+    Args:
+        paths (`list[Path]`): of the checkpoints.
+        layout ([`WeightLayout`]): of the vectors.
+    """
+
+    def __init__(self, paths: list[Path], layout: WeightLayout):
+        self.paths, self.layout = paths, layout
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def length(self) -> int:
+        return self.layout.num_params
+
+    def read(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As [`~hyperrep.zoo.stored.Vectors.read`].
+
+        Raises:
+            UserError: also if a file holds other tensors.
+        """
+        for position, row in enumerate(rows.tolist()):
+            path = self.paths[row]
+            vector = self.layout.vectorize(_renamed(_floats(path), self.layout, path)).float()
+            yield np.array([position]), vector[None].numpy()
 
 
 def import_zoo(
@@ -105,13 +137,12 @@ def import_zoo(
         )
     network = _network(found[0].path, protocol, images)
     layout = None if network is None else layout_of(network)
-    vectors = []
-    for one in tqdm(found, desc="reading checkpoints", disable=len(found) < 100):
-        state = _floats(one.path)
-        if layout is None:
-            layout = WeightLayout(tuple((name, tuple(tensor.shape)) for name, tensor in state.items()))
-        vectors.append(layout.vectorize(_renamed(state, layout, one.path)).float())
-    weights = torch.stack(vectors)
+    if layout is None:
+        layout = WeightLayout(tuple((name, tuple(tensor.shape)) for name, tensor in _floats(found[0].path).items()))
+    files = CheckpointVectors([one.path for one in found], layout)
+    for _ in tqdm(files.read(np.arange(len(files))), "checking checkpoints", len(files), disable=len(files) < 100):
+        pass  # before anything is written
+    weights = StoredWeights(files)  # of large networks, there may be no room for all
     models = {name: number for number, name in enumerate(dict.fromkeys(one.model for one in found))}
     seeds = [one.seed for one in found]
     return write_zoo(
@@ -119,7 +150,7 @@ def import_zoo(
         weights,
         epoch=[one.epoch if one.epoch is not None else int(epoch or 0) for one in found],
         model_id=[models[one.model] for one in found],
-        metrics=_metrics(found) if images is None or network is None else _measured(weights, network, images),
+        metrics=_metrics(found) if images is None or network is None else _measured(weights.read(), network, images),
         seed=None if None in seeds else [int(seed) for seed in seeds if seed is not None],
         layout=layout,
         network=network,
@@ -140,13 +171,10 @@ def read_networks(source: str | Path, layout: WeightLayout) -> Tensor:
     found = found_checkpoints(Path(source))
     if not found:
         raise UserError(f"{source} holds no checkpoints, such as model-00000/{WEIGHTS}.")
-    vectors = []
-    for one in found:
-        vector = layout.vectorize(_renamed(_floats(one.path), layout, one.path)).float()
-        if not torch.isfinite(vector).all():
-            raise UserError(f"{one.path} holds NaN or infinite weights; leave it out.")
-        vectors.append(vector)
-    return torch.stack(vectors)
+    weights = StoredWeights(CheckpointVectors([one.path for one in found], layout)).read()
+    if broken := (~torch.isfinite(weights).all(dim=1)).nonzero().flatten().tolist():
+        raise UserError(f"{found[broken[0]].path} holds NaN or infinite weights; leave it out.")
+    return weights
 
 
 def _floats(path: Path) -> dict[str, Tensor]:

@@ -18,11 +18,12 @@ from .dataset import Zoo
 from .protocol import Protocol
 from .settings import MAX_EPOCHS, MAX_MODELS, MAX_SEED, MIN_MODELS, SPLITS, split_models
 from .split import METRICS, UNKNOWN_SEED, ZooSplit
+from .stored import StoredWeights
 
 
 def write_zoo(
     output: str | Path,
-    networks: Tensor | Sequence[Mapping[str, Tensor]],
+    networks: Tensor | StoredWeights | Sequence[Mapping[str, Tensor]],
     epoch: int | Sequence[int],
     model_id: Sequence[int] | None = None,
     split: Sequence[str] | None = None,
@@ -42,7 +43,8 @@ def write_zoo(
 
     Args:
         output (`str` or `Path`): a folder; its name is the zoo's.
-        networks (`Tensor` or `Sequence`): weight vectors (checkpoints, num_params), or state dicts.
+        networks (`Tensor`, [`StoredWeights`] or `Sequence`): weight vectors (checkpoints, num_params), which may lie
+            in files, or state dicts.
         epoch (`int` or `Sequence[int]`): after how many epochs of training each was taken; 0 is untrained.
         model_id (`Sequence[int]`, *optional*): (checkpoints,), 0, 1, ...: which are checkpoints of one model. By
             default, each is a model of its own.
@@ -98,19 +100,21 @@ def write_zoo(
 
 
 def _vectors(
-    networks: Tensor | Sequence[Mapping[str, Tensor]], layout: WeightLayout | None
-) -> tuple[WeightLayout, Tensor]:
+    networks: Tensor | StoredWeights | Sequence[Mapping[str, Tensor]], layout: WeightLayout | None
+) -> tuple[WeightLayout, Tensor | StoredWeights]:
     """The layout, and weights (checkpoints, num_params), float32."""
     if not len(networks):
         raise UserError("there are no networks to write.")
-    if isinstance(networks, Tensor):
+    if isinstance(networks, Tensor | StoredWeights):
         if layout is None:
             raise UserError("networks are weight vectors: give layout, which tells the tensors in them.")
-        if tuple(networks.shape) != (len(networks), layout.num_params) or not networks.is_floating_point():
+        if tuple(networks.shape) != (len(networks), layout.num_params) or not networks.dtype.is_floating_point:
             raise UserError(
                 f"networks are {networks.dtype} of shape {tuple(networks.shape)}; floating-point numbers of shape "
                 f"({len(networks)}, {layout.num_params}) are needed, or state dicts."
             )
+        if isinstance(networks, StoredWeights):
+            return layout, networks
         return layout, networks.detach().to("cpu", torch.float32)
     for index, state in enumerate(networks):
         if not isinstance(state, Mapping):

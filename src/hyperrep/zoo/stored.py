@@ -1,30 +1,49 @@
 """Weights that lie in files until they are needed."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import ParquetVectors
+
+class Vectors(Protocol):
+    """Vectors of one length in files, such as [`~hyperrep.files.ParquetVectors`]."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def length(self) -> int:
+        """Of a vector."""
+        ...
+
+    def read(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Those of `rows`, in parts: which of `rows`, (part,), and their vectors, (part, length), float32.
+
+        Raises:
+            UserError: if a file was removed, changed or damaged.
+        """
+        ...
 
 
 class StoredWeights:
-    """Rows of a zoo's column of weights. Indexing chooses among them, and reads nothing.
+    """Weight vectors that lie in files. Indexing chooses among them, and reads nothing.
 
     Args:
-        column ([`~hyperrep.files.ParquetVectors`])
+        column ([`Vectors`])
         rows (`Tensor`, *optional*): (checkpoints,), int64, which ones; all by default.
     """
 
     dtype = torch.float32
 
-    def __init__(self, column: ParquetVectors, rows: Tensor | None = None):
+    def __init__(self, column: Vectors, rows: Tensor | None = None):
         self.column = column
         self.rows = torch.arange(len(column)) if rows is None else rows
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size([*self.rows.shape, self.column.field.type.list_size])
+        return torch.Size([*self.rows.shape, self.column.length])
 
     def __len__(self) -> int:
         return len(self.rows)
