@@ -72,6 +72,14 @@ def test_tokens_hold_each_number_once_and_zeros(model):
     torch.testing.assert_close(tokens[0, 11], torch.cat([expected, torch.zeros(5)]))
 
 
+@pytest.mark.parametrize("token_size", [None, 7])
+def test_float64_tokens_lead_back_to_the_bit(token_size):
+    config = HyperRepConfig(layout=LAYOUT.to_list(), **WINDOWED | {"token_size": token_size})
+    rows = weights(50) * torch.randn(50, LAYOUT.num_params).exp()
+    processor = HyperRepModel(config).processor.fit(rows)
+    assert torch.equal(processor.decode(processor(rows.double())), rows)
+
+
 def test_cut_and_joined_are_inverse():
     layers = [torch.randn(2, 3, 5), torch.randn(2, 1, 12), torch.randn(2, 4, 4)]
     tokens = cut(layers, 4)

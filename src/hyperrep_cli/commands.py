@@ -39,7 +39,9 @@ def hide_small_bars() -> None:
 
 def train_representation(
     context: typer.Context,
-    config: Annotated[str, typer.Argument(help="YAML file of settings, or a preset: digits, mnist, mnist-paper.")],
+    config: Annotated[
+        str, typer.Argument(help="YAML file of settings, or a preset: digits, mnist, mnist-paper, windows.")
+    ],
     zoo: Annotated[str, typer.Option(help="Folder or Hub id of the zoo to learn from.")],
     output: Annotated[Path, typer.Option(help="Folder of the representation.")],
     images: Annotated[

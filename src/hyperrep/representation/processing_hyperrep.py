@@ -15,7 +15,7 @@ from .windows import cut, joined, places_of
 
 
 MIN_LAYER_STD = 1e-4  # floor of sigma_l, as in the NeurIPS 2022 code
-MIN_VARIANCE = 0.01  # of a running variance that is decoded, as a share of its mean in the zoo
+MIN_VARIANCE = 0.01  # for a running variance that cannot be, as a share of its mean in the zoo
 
 
 class HyperRepProcessor(nn.Module):
@@ -118,7 +118,8 @@ class HyperRepProcessor(nn.Module):
         parts = list(weights.split(self.layer_sizes, dim=1))
         if self.standardize:
             means, deviations = self._statistics(weights.device)
-            parts = [(part.float() - means[i]) / deviations[i] for i, part in enumerate(parts)]
+            wide = torch.promote_types(weights.dtype, torch.float32)
+            parts = [(part.to(wide) - means[i]) / deviations[i] for i, part in enumerate(parts)]
         return self._tokens(parts)
 
     def _tokens(self, parts: list[Tensor]) -> list[Tensor]:
@@ -174,18 +175,19 @@ class HyperRepProcessor(nn.Module):
         return torch.stack([of_part, torch.cat(self._cut(tokens), dim=1)[0]], dim=1)
 
     def decode(self, tokens: list[Tensor]) -> Tensor:
-        """Weights (batch, num_params), float32, of neuron tokens: what [`forward`] did, undone. Running variances are
-        kept from falling below a hundredth of their mean in the zoo; gradients pass as if they were not."""
+        """Weights (batch, num_params), float32, of neuron tokens: what [`forward`] did, undone; to the bit where
+        tokens are float64, as those of float64 weights are. Running variances that are not positive become a
+        hundredth of their mean in the zoo; gradients pass as if they did not."""
         if self.config.token_size is not None:
             tokens = joined(tokens[0], [(layer.num_units, layer.token_size) for layer in self.layers])
-        parts = [part.float() for part in self._cut(tokens)]
+        parts = [part.to(torch.promote_types(part.dtype, torch.float32)) for part in self._cut(tokens)]
         means, deviations = self._statistics(tokens[0].device)
         if self.standardize:
             parts = [part * deviations[i] + means[i] for i, part in enumerate(parts)]
         for i in (i for i, is_variance in enumerate(self.is_variance) if is_variance):
-            least = torch.maximum(parts[i].detach(), MIN_VARIANCE * means[i])
-            parts[i] = parts[i] + (least - parts[i].detach())
-        return torch.cat(parts, dim=1)
+            given = parts[i].detach()
+            parts[i] = parts[i] + torch.where(given > 0, 0.0, MIN_VARIANCE * means[i] - given)
+        return torch.cat(parts, dim=1).float()
 
     def _cut(self, tokens: list[Tensor]) -> list[Tensor]:
         """What neuron tokens hold, in slices of the weight vector, one a part, (batch, length)."""
