@@ -54,7 +54,7 @@ def test_yaml_and_overrides(tmp_path):
 
 
 def test_presets_are_valid_and_known_by_their_names():
-    assert presets() == ["digits", "mnist", "mnist-paper"]
+    assert presets() == ["digits", "mnist", "mnist-paper", "windows"]
     for name in presets():
         TrainingConfig.from_yaml(name)
 
@@ -70,7 +70,7 @@ def test_a_file_wins_over_a_preset_and_a_folder_does_not(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("mnits", "did you mean 'mnist'? Presets are digits, mnist, mnist-paper."),
+        ("mnits", "did you mean 'mnist'? Presets are digits, mnist, mnist-paper, windows."),
         ("hyperrep_digits", "did you mean 'digits'?"),
         ("mnist.yaml", "there is no configuration file mnist.yaml"),
         ("./mnist", "there is no configuration file"),
