@@ -37,7 +37,7 @@ STORY = (
 # what a published model takes with it when it is published with its code
 CARRIED = (
     *("configuration_hyperrep", "processing_hyperrep", "modeling_hyperrep"),
-    *("alignment", "blocks", "losses", "strict"),
+    *("alignment", "blocks", "embeddings", "losses", "strict", "windows"),
 )
 
 

@@ -84,7 +84,7 @@ def test_folders_that_cannot_prompt(representation, tmp_path, case):
     said = ["sample", str(representation), "--output", str(tmp_path / "out"), "--prompts", str(folder), *more]
     result = CliRunner().invoke(app, said)
     assert result.exit_code != 0
-    message = {"nothing": "holds no checkpoints", "others": "networks of this zoo have", "top": "leave it out"}[case]
+    message = {"nothing": "holds no checkpoints", "others": "of its zoo's tensors only", "top": "leave it out"}[case]
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
     assert not (tmp_path / "out").exists()

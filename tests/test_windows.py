@@ -5,21 +5,28 @@ import json
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from tiny_zoo import NETWORK as NETWORK_SETTINGS
 from tiny_zoo import TINY_SETTINGS, write_tiny_zoo
 from torch import nn
 from training_runs import one_thread  # noqa: F401
+from typer.testing import CliRunner
 
 from hyperrep import HyperRepPipeline
 from hyperrep.errors import UserError
 from hyperrep.files.reading import wording
+from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification
 from hyperrep.pipeline import fit_sampler
 from hyperrep.representation import HyperRepConfig, HyperRepModel
+from hyperrep.representation.adapting import adapted
 from hyperrep.representation.batched import decode_rows, encode_rows
 from hyperrep.representation.losses import reconstruction_loss
 from hyperrep.representation.windows import cut, in_windows, joined, places_of
 from hyperrep.training import TrainingConfig, train
 from hyperrep.weights import WeightLayout
+from hyperrep.weights.augmentation import permute
 from hyperrep.zoo import load_zoo
+from hyperrep.zoo.importing import read_networks
+from hyperrep_cli import app
 
 
 WINDOWED = {
@@ -92,8 +99,9 @@ def test_windows_are_those_of_the_whole(model):
     rows = weights(3)
     (tokens,) = model.processor(rows)
     of, starts = torch.tensor([2, 0, 2]), torch.tensor([0, 37, 19])
-    found, held = model.processor.windows(rows, of, starts)
-    for window, mask, row, start in zip(found, held, of, starts, strict=True):
+    found, places, held = model.processor.windows(rows, of, starts)
+    for window, place, mask, row, start in zip(found, places, held, of, starts, strict=True):
+        assert torch.equal(place, places_of(model.config)[start : start + 12])
         torch.testing.assert_close(window, tokens[row, start : start + 12])
         assert torch.equal(mask, tokens[row, start : start + 12] != 0)
 
@@ -110,14 +118,14 @@ def test_windows_cover_a_sequence_once_and_show_each_token_its_neighbours(length
     rows = torch.arange(2 * length).view(2, length, 1).float()
     seen = []
 
-    def function(windows, starts):
-        assert torch.equal(windows[:, 0, 0] % length, starts.float())
+    def function(windows, places):
+        assert torch.equal(windows[:, :, 0] % length, places[:, :, 0].float())
         seen.append(windows.shape[1])
         # what a token sees to its left and right, or the end of the sequence
         first, last = windows[:, :1], windows[:, -1:]
         return torch.cat([windows, windows - first, last - windows], dim=2)
 
-    found = in_windows(function, rows, window=12, halo=3)
+    found = in_windows(function, rows, torch.arange(length)[:, None].expand(-1, 3), window=12, halo=3)
     assert torch.equal(found[:, :, 0], rows[:, :, 0])
     place = torch.arange(length)
     assert (found[:, :, 1] >= place.clamp_max(3)).all()
@@ -140,7 +148,7 @@ def test_one_window_for_all_is_the_plain_transformer(model):
     wide.load_state_dict(model.state_dict())
     rows = weights(2)
     (tokens,) = wide.processor(rows)
-    expected = wide.encoder([tokens], starts=torch.zeros(2, dtype=torch.int64)).latents
+    expected = wide.encoder([tokens], places=places_of(wide.config).expand(2, -1, -1)).latents
     torch.testing.assert_close(wide.encode(rows), expected)
     assert not torch.allclose(model.encode(rows), expected)
 
@@ -151,9 +159,8 @@ def test_the_loss_of_windows_is_the_posters():
     model = HyperRepModel(HyperRepConfig(layout=LAYOUT.to_list(), **WINDOWED | {"window": 49})).eval()
     rows = weights(4)
     model.processor.fit(rows)
-    starts = torch.zeros(4, dtype=torch.int64)
-    tokens, held = model.processor.windows(rows, torch.arange(4), starts)
-    output = model(tokens, starts=starts, held=held)
+    tokens, places, held = model.processor.windows(rows, torch.arange(4), torch.zeros(4, dtype=torch.int64))
+    output = model(tokens, places=places, held=held)
     decoded = model.processor._cut(joined(model._decode(output.latents).tokens[0], [(5, 23), (20, 2), (3, 21)]))
     processor = model.processor
     raw = [
@@ -204,3 +211,34 @@ def test_a_representation_learns_from_windows_and_samples(tmp_path):
     assert networks.weights.shape == (2, zoo.config.weight_layout().num_params)
     again = model.decode(networks.latents)
     torch.testing.assert_close(again, networks.weights)
+
+
+def test_networks_of_another_architecture_are_sampled_around_a_few_of_them(tmp_path):
+    """Trained on one architecture, prompted by another one, whose checkpoints lie in a folder."""
+    settings = TINY_SETTINGS | WINDOWED | {"permute": False, "num_train_epochs": 1, "batch_size": 4, "align": True}
+    output = tmp_path / "model"
+    train(
+        TrainingConfig.from_dict(settings | {"symmetries": "permutations"}), write_tiny_zoo(tmp_path / "zoo"), output
+    )
+    fit_sampler(output, load_zoo(tmp_path / "zoo"))
+    network = SmallCNNConfig(**NETWORK_SETTINGS | {"hidden_sizes": [9, 8]})
+    for seed in range(3):
+        torch.manual_seed(seed)
+        SmallCNNForImageClassification(network).save_pretrained(tmp_path / "mine" / f"model-{seed}")
+    said = ["sample", str(output), "--num-models", "2", "--prompts", str(tmp_path / "mine")]
+    result = CliRunner().invoke(app, [*said, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    loaded = SmallCNNForImageClassification.from_pretrained(tmp_path / "out" / "model-00001")
+    assert loaded.config.hidden_sizes == [9, 8]
+    # the encoder and the decoder are those that were trained, and the order of units does not matter
+    model, (given, layout, _) = HyperRepModel.from_pretrained(output), read_networks(tmp_path / "mine")
+    other = adapted(model, given, layout, network.to_dict())
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, other.encoder.state_dict()[name])
+    reordered = permute(given, layout, torch.Generator().manual_seed(0))
+    assert not torch.equal(reordered, given)
+    torch.testing.assert_close(other.encode(reordered), other.encode(given))
+    decoded = other.decode(other.encode(given))
+    assert decoded.shape == given.shape
+    with pytest.raises(UserError, match="weights have shape"):
+        adapted(model, given[:, 1:], layout)

@@ -19,6 +19,7 @@ from .images import ImageData, load_images
 from .networks import network_from, processor_from
 from .publishing import carry_card
 from .representation import HyperRepModel
+from .representation.adapting import adapted
 from .representation.batched import decode_rows, encode_anchors
 from .representation.filter import Filter
 from .representation.loading import load_representation
@@ -157,9 +158,15 @@ class HyperRepPipeline:
             fraction = VALIDATION_FRACTION
         return load_images(source, processor_from(self.model.config.image_processor), fraction)
 
-    def prompted(self, weights: Tensor, name: str = "networks in memory") -> "HyperRepPipeline":
+    def prompted(
+        self,
+        weights: Tensor,
+        name: str = "networks in memory",
+        layout: WeightLayout | None = None,
+        network: Mapping[str, Any] | None = None,
+    ) -> "HyperRepPipeline":
         """A pipeline that samples around a few given networks instead of the zoo: the same model, and a sampler of the
-        same kind, fitted to their latents alone (few-shot sampling, SANE, arXiv 2406.09997, section 4.3).
+        same kind, fitted to their latents alone (few-shot sampling, SANE, arXiv 2406.09997, Table 5).
 
         Example:
 
@@ -169,22 +176,28 @@ class HyperRepPipeline:
         ```
 
         Args:
-            weights (`Tensor`): (networks, num_params), in the order of `model.config.layout`; from any zoo whose
-                networks have this layout.
+            weights (`Tensor`): (networks, num_params).
             name (`str`, *optional*): what they are, for the record.
+            layout ([`~hyperrep.WeightLayout`], *optional*): of the vectors; by default that of the representation. Of
+                other networks, a representation that reads windows makes what it can
+                ([`~hyperrep.representation.adapting.adapted`]).
+            network (`Mapping`, *optional*): configuration of such other networks.
 
         Raises:
-            UserError: if they have another shape or are not finite, or the sampler needs more of them.
+            UserError: if they have another shape or are not finite, the sampler needs more of them, or networks of
+                another layout cannot be read.
         """
+        model = self.model
+        if layout is not None and layout.to_list() != model.config.layout:
+            model = adapted(model, weights, layout, dict(network) if network else None, model.config.image_processor)
         try:
-            latents = encode_anchors(self.model, weights)
+            latents = encode_anchors(model, weights)
         except ValueError as error:
             raise UserError(f"prompts: {error}") from error
         settings = self.sampler.settings()
         sampler = type(self.sampler)(**settings | ({"top": None} if "top" in settings else {}))
-        pipe = HyperRepPipeline(
-            self.model, sampler.fit(latents, None, self.model.latent_places), self.source, self.revision
-        )
+        sampler.fit(latents, None, model.latent_places)
+        pipe = HyperRepPipeline(model, sampler, self.source, self.revision)
         pipe.prompts = {"networks": name, "number": len(weights), "sha256": fingerprint({"weights": weights})}
         return pipe
 

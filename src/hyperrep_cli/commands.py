@@ -121,7 +121,6 @@ def sample(
     from hyperrep.files import check_output, mode_of
     from hyperrep.pipeline import seeded
     from hyperrep.samplers import refit
-    from hyperrep.weights import WeightLayout
     from hyperrep.zoo.importing import read_networks
 
     hide_small_bars()
@@ -135,8 +134,9 @@ def sample(
     if prompts is not None:
         if top is not None:
             raise UserError(f"--top {top} is a share of the zoo's networks; leave it out with --prompts.")
-        given = read_networks(prompts, WeightLayout.from_list(pipe.model.config.layout))
-        pipe = pipe.prompted(given, Path(prompts).resolve().name)
+        given, layout, what = read_networks(prompts)
+        told_of = None if what is None else what.to_dict()
+        pipe = pipe.prompted(given, Path(prompts).resolve().name, layout, told_of)
     told = dict(entry.partition("=")[::2] for entry in network or ())
     networks = pipe(num_models * best_of, generator=generator, network=told)
     if condition_images is not None:

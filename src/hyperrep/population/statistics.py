@@ -17,7 +17,7 @@ _MODELS = 16
 @torch.no_grad()
 def refresh_statistics(network: PreTrainedConfig, weights: Tensor, images: Tensor) -> Tensor:
     """Networks whose batch norms remember these images, and nothing else: means over batches of 250, as
-    `torch.optim.swa_utils.update_bn` takes them (and SANE, arXiv 2406.09997, section 3.3, for networks that it
+    `torch.optim.swa_utils.update_bn` takes them (and SANE, arXiv 2406.09997, Table 7, for networks that it
     sampled). Everything that is learned by gradients stays as it is; networks without such memory come back as they
     are.
 

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_hyperrep import PLACE_FEATURES, HyperRepConfig
-from .windows import places_of
 
 
 LONGEST = 1e5  # wavelength, in tokens
@@ -39,29 +38,24 @@ class HyperRepTokenOutputs(nn.Module):
 class HyperRepPositions(nn.Embedding):
     """Adds to each of the tokens (batch, tokens, hidden_size) the embedding of its place."""
 
-    def forward(self, hidden_states: Tensor, starts: Tensor | None = None) -> Tensor:
+    def forward(self, hidden_states: Tensor, places: Tensor | None = None) -> Tensor:
         # under autocast tokens are bf16 from here on
         return hidden_states + self.weight.to(hidden_states.dtype)
 
 
 class HyperRepPlaceEmbeddings(nn.Module):
-    """Adds to each token of windows (batch, window, hidden_size) an embedding of its three coordinates: place in the
-    network, layer, place in the layer. It is a linear map of their sines and cosines, so that there is no longest
-    network."""
+    """Adds to each token of windows (batch, window, hidden_size) an embedding of its `places` (batch, window, 3),
+    int64: its place in the network, its layer, its place in the layer. It is a linear map of their sines and cosines,
+    so that there is no longest network."""
 
     def __init__(self, config: HyperRepConfig):
         super().__init__()
-        self.config = config
         self.projection = nn.Linear(3 * 2 * PLACE_FEATURES, config.hidden_size)
-        self._places: Tensor | None = None
 
-    def forward(self, hidden_states: Tensor, starts: Tensor) -> Tensor:
-        if self._places is None:
-            self._places = places_of(self.config)
+    def forward(self, hidden_states: Tensor, places: Tensor) -> Tensor:
         device = hidden_states.device
-        index = starts.cpu()[:, None] + torch.arange(hidden_states.shape[1])
         frequencies = LONGEST ** -torch.linspace(0, 1, PLACE_FEATURES, device=device)
-        angles = self._places[index].to(device).float()[..., None] * frequencies  # (batch, window, 3, features)
+        angles = places.to(device).float()[..., None] * frequencies  # (batch, window, 3, features)
         features = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)
         return hidden_states + self.projection(features.to(self.projection.weight.dtype))
 

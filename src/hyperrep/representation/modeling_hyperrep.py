@@ -112,8 +112,8 @@ class HyperRepPreTrainedModel(PreTrainedModel):
 
 
 class HyperRepEncoder(HyperRepPreTrainedModel):
-    """Neuron tokens, one tensor a layer, to latents (batch, latent_size); or tokens of one width, in windows that
-    begin at the tokens `starts` (batch,), to theirs.
+    """Neuron tokens, one tensor a layer, to latents (batch, latent_size); or tokens of one width, in windows, to
+    theirs: then `places` (batch, window, 3) tell where they are ([`~hyperrep.representation.windows.places_of`]).
 
     With `latents_per="network"` a learned compression token, put first, collects the whole network (the paper); with
     `"neuron"` each neuron token has a latent of its own (as SANE), and they are laid end to end.
@@ -131,12 +131,12 @@ class HyperRepEncoder(HyperRepPreTrainedModel):
         self.bottleneck = nn.Linear(config.hidden_size, width)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, tokens: list[Tensor], starts: Tensor | None = None, **kwargs) -> HyperRepEncoderOutput:
+    def forward(self, tokens: list[Tensor], places: Tensor | None = None, **kwargs) -> HyperRepEncoderOutput:
         hidden_states = self.embeddings([units.to(self.bottleneck.weight.dtype) for units in tokens])
         if self.compress:
             compression_token = self.compression_token.expand(len(hidden_states), -1, -1).to(hidden_states.dtype)
             hidden_states = torch.cat([compression_token, hidden_states], dim=1)
-        hidden_states = self.position_embeddings(hidden_states, starts)  # (batch, [1 +] tokens, hidden_size)
+        hidden_states = self.position_embeddings(hidden_states, places)  # (batch, [1 +] tokens, hidden_size)
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
         # of the last block nothing but the compression token is used
@@ -145,8 +145,8 @@ class HyperRepEncoder(HyperRepPreTrainedModel):
 
 
 class HyperRepDecoder(HyperRepPreTrainedModel):
-    """Latents (batch, latent_size) to neuron tokens, one tensor a layer; or those of windows, which begin at the
-    tokens `starts` (batch,), to tokens of one width."""
+    """Latents (batch, latent_size) to neuron tokens, one tensor a layer; or those of windows, with `places`
+    (batch, window, 3), to tokens of one width."""
 
     def __init__(self, config: HyperRepConfig):
         super().__init__(config)
@@ -161,13 +161,13 @@ class HyperRepDecoder(HyperRepPreTrainedModel):
         self.outputs = HyperRepTokenOutputs(config)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, latents: Tensor, starts: Tensor | None = None, **kwargs) -> HyperRepDecoderOutput:
+    def forward(self, latents: Tensor, places: Tensor | None = None, **kwargs) -> HyperRepDecoderOutput:
         latents = latents.to(self.decompression.weight.dtype)
         if self.compress:
             hidden_states = self.decompression(latents).reshape(-1, *self.token_shape)
         else:  # (batch, tokens, neuron_latent_size)
             hidden_states = self.decompression(latents.unflatten(1, (-1, self.decompression.in_features)))
-        hidden_states = self.position_embeddings(hidden_states, starts)
+        hidden_states = self.position_embeddings(hidden_states, places)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
         return HyperRepDecoderOutput(self.outputs(hidden_states))
@@ -293,11 +293,11 @@ class HyperRepModel(HyperRepPreTrainedModel):
         if self.config.token_size is None:
             return self.encoder(tokens, **kwargs)
 
-        def latents_of(windows: Tensor, starts: Tensor) -> Tensor:
-            latents = self.encoder([windows], starts=starts, **kwargs).latents
+        def latents_of(windows: Tensor, places: Tensor) -> Tensor:
+            latents = self.encoder([windows], places=places, **kwargs).latents
             return latents.unflatten(1, (-1, self.config.neuron_latent_size))
 
-        latents = in_windows(latents_of, tokens[0], self.config.window, self.config.halo)
+        latents = in_windows(latents_of, tokens[0], self.processor.coordinates, self.config.window, self.config.halo)
         return HyperRepEncoderOutput(latents.flatten(1))
 
     def _decode(self, latents: Tensor, **kwargs) -> HyperRepDecoderOutput:
@@ -306,11 +306,12 @@ class HyperRepModel(HyperRepPreTrainedModel):
         if self.config.token_size is None:
             return self.decoder(latents, **kwargs)
 
-        def tokens_of(windows: Tensor, starts: Tensor) -> Tensor:
-            return self.decoder(windows.flatten(1), starts=starts, **kwargs).tokens[0]
+        def tokens_of(windows: Tensor, places: Tensor) -> Tensor:
+            return self.decoder(windows.flatten(1), places=places, **kwargs).tokens[0]
 
-        latents = latents.unflatten(1, (-1, self.config.neuron_latent_size))
-        return HyperRepDecoderOutput([in_windows(tokens_of, latents, self.config.window, self.config.halo)])
+        rows, config = latents.unflatten(1, (-1, self.config.neuron_latent_size)), self.config
+        tokens = in_windows(tokens_of, rows, self.processor.coordinates, config.window, config.halo)
+        return HyperRepDecoderOutput([tokens])
 
     @can_return_tuple
     def forward(
@@ -318,7 +319,7 @@ class HyperRepModel(HyperRepPreTrainedModel):
         weights: Tensor,
         target: Tensor | None = None,
         num_views: int = 1,
-        starts: Tensor | None = None,
+        places: Tensor | None = None,
         held: Tensor | None = None,
         **kwargs,
     ) -> HyperRepOutput:
@@ -328,15 +329,15 @@ class HyperRepModel(HyperRepPreTrainedModel):
 
         Args:
             weights (`Tensor`): (num_views * batch, num_params). With two views, row `i` and row `batch + i` are two
-                augmentations of the same network. With `starts`, tokens of windows (batch, window, token_size), as
+                augmentations of the same network. With `places`, tokens of windows (batch, window, token_size), as
                 `processor.windows` makes them.
             target (`Tensor`, *optional*): like `weights`, what to reconstruct; by default `weights` themselves.
             num_views (`int`, *optional*, defaults to 1): 1 or 2. With 2 the contrastive loss joins in.
-            starts (`Tensor`, *optional*): (batch,), the token that each window begins with.
+            places (`Tensor`, *optional*): (batch, window, 3), where these tokens are.
             held (`Tensor`, *optional*): (batch, window, token_size), bool, where tokens hold numbers of the network.
         """
-        if starts is not None:
-            return self._forward_windows(weights, weights if target is None else target, starts, held, **kwargs)
+        if places is not None:
+            return self._forward_windows(weights, weights if target is None else target, places, held, **kwargs)
         encoded = self._encode(weights, **kwargs)
         latents = encoded.latents
         decoded = self._decode(latents, **kwargs)
@@ -373,11 +374,11 @@ class HyperRepModel(HyperRepPreTrainedModel):
         )
 
     def _forward_windows(
-        self, tokens: Tensor, target: Tensor, starts: Tensor, held: Tensor | None, **kwargs
+        self, tokens: Tensor, target: Tensor, places: Tensor, held: Tensor | None, **kwargs
     ) -> HyperRepOutput:
         """The loss of windows: the normalised reconstruction loss of the numbers that they hold, which are
         standardised, so that each is divided by its layer's deviation already."""
-        kwargs |= {"return_dict": True, "starts": starts}
+        kwargs |= {"return_dict": True, "places": places}
         latents = self.encoder([tokens], **kwargs).latents
         errors = (self.decoder(latents, **kwargs).tokens[0].float() - target.float()).square()
         error = errors.mean() if held is None else (errors * held).sum() / held.sum()

@@ -60,6 +60,7 @@ class HyperRepProcessor(nn.Module):
         self.symmetries, self.network = config.symmetries, config.network
         self.graph: Any = None  # of the network's symmetries, found when it is asked for
         self._entries: Tensor | None = None  # of each token of one width
+        self._coordinates: Tensor | None = None
 
     @torch.no_grad()
     def fit(self, weights: Tensor, reference: Tensor | None = None) -> "HyperRepProcessor":
@@ -135,7 +136,7 @@ class HyperRepProcessor(nn.Module):
         width = self.config.token_size
         return tokens if width is None else [cut(tokens, width)]
 
-    def windows(self, weights: Tensor, rows: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    def windows(self, weights: Tensor, rows: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Windows of the tokens that [`forward`] makes, without making the others.
 
         Args:
@@ -144,24 +145,32 @@ class HyperRepProcessor(nn.Module):
             starts (`Tensor`): (batch,), int64, its first token.
 
         Returns:
-            `tuple[Tensor, Tensor]`: tokens (batch, window, token_size), and where they hold numbers of the network,
-            bool.
+            `tuple[Tensor, Tensor, Tensor]`: tokens (batch, window, token_size), their places (batch, window, 3), and
+            where they hold numbers of the network, (batch, window, token_size), bool.
         """
         if self._entries is None:
             places = torch.arange(1, self.num_params + 1, dtype=torch.int32)
             self._entries = self._tokens(list(places[None].split(self.layer_sizes, dim=1)))[0][0] - 1
         length = min(self.config.window, len(self._entries))
-        entries = self._entries[starts.cpu()[:, None] + torch.arange(length)].long().to(weights.device)
+        index = starts.cpu()[:, None] + torch.arange(length)
+        entries = self._entries[index].long().to(weights.device)
         held = entries >= 0
         part = torch.searchsorted(torch.tensor(self.layer_sizes).cumsum(0).to(weights.device), entries, right=True)
         means, deviations = self.layer_mean.to(weights.device), self.layer_std.to(weights.device)
         values = weights[rows[:, None, None], entries.clamp_min(0)].float()
-        return ((values - means[part]) / deviations[part]).masked_fill(~held, 0.0), held
+        return ((values - means[part]) / deviations[part]).masked_fill(~held, 0.0), self.coordinates[index], held
 
     @property
     def token_places(self) -> Tensor:
         """(num_tokens, 2), int64: the layer of each token, and its own number; both from 0."""
-        return places_of(self.config)[:, [1, 0]]
+        return self.coordinates[:, [1, 0]]
+
+    @property
+    def coordinates(self) -> Tensor:
+        """(num_tokens, 3), int64, on the CPU: see [`~hyperrep.representation.windows.places_of`]."""
+        if self._coordinates is None:
+            self._coordinates = places_of(self.config)
+        return self._coordinates
 
     @property
     def places(self) -> Tensor:

@@ -50,12 +50,15 @@ def places_of(config: HyperRepConfig) -> Tensor:
     return torch.stack([place, of_layer, place - (counts.cumsum(0) - counts)[of_layer]], dim=1)
 
 
-def in_windows(function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, window: int, halo: int) -> Tensor:
+def in_windows(
+    function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, places: Tensor, window: int, halo: int
+) -> Tensor:
     """Apply a function to a sequence, window by window.
 
     Args:
-        function: of windows (windows, window, width) and where each begins (windows,), to (windows, window, any).
+        function: of windows (windows, window, width) and their places (windows, window, 3), to (windows, window, any).
         rows (`Tensor`): (batch, tokens, width).
+        places (`Tensor`): (tokens, 3), see [`places_of`].
         window (`int`): its length; what `function` sees is shorter only if the sequence is.
         halo (`int`): tokens at each end of a window that only help with the others, but at the ends of the sequence.
 
@@ -70,8 +73,8 @@ def in_windows(function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, windo
     for network in rows:
         parts = []
         for middles, begins in zip(kept.split(WINDOWS_AT_ONCE), starts.split(WINDOWS_AT_ONCE), strict=True):
-            seen = torch.stack([network[begin : begin + window] for begin in begins.tolist()])
-            found = function(seen, begins.to(rows.device))
+            index = begins[:, None] + torch.arange(window)
+            found = function(network[index.to(network.device)], places[index])
             for part, middle, begin in zip(found, middles.tolist(), begins.tolist(), strict=True):
                 parts.append(part[middle - begin : min(middle + step, length) - begin])
         results.append(torch.cat(parts))

@@ -140,10 +140,10 @@ class TrainingStep:
         reach = last + config.window  # from half a window before the first token
         starts = torch.randint(reach + 1, (len(rows),), generator=generator, device=device) - config.window // 2
         starts = starts.clamp(0, last)
-        tokens, held = self.model.processor.windows(self.weights, rows, starts)
+        tokens, places, held = self.model.processor.windows(self.weights, rows, starts)
         views = corrupt(tokens.flatten(1), self.config.augmentation, generator).view_as(tokens)
         target = views if self.config.erase_target == "augmented" else tokens
-        output = self.wrapped_model(views, target=target, starts=starts, held=held)
+        output = self.wrapped_model(views, target=target, places=places, held=held)
         return {"loss": output.loss, "reconstruction_loss": output.reconstruction_loss}
 
 

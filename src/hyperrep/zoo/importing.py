@@ -137,8 +137,7 @@ def import_zoo(
         )
     network = _network(found[0].path, protocol, images)
     layout = None if network is None else layout_of(network)
-    if layout is None:
-        layout = WeightLayout(tuple((name, tuple(tensor.shape)) for name, tensor in _floats(found[0].path).items()))
+    layout = layout or _layout(found[0].path)
     files = CheckpointVectors([one.path for one in found], layout)
     for _ in tqdm(files.read(np.arange(len(files))), "checking checkpoints", len(files), disable=len(files) < 100):
         pass  # before anything is written
@@ -160,21 +159,27 @@ def import_zoo(
     )
 
 
-def read_networks(source: str | Path, layout: WeightLayout) -> Tensor:
+def read_networks(source: str | Path) -> tuple[Tensor, WeightLayout, PreTrainedConfig | None]:
     """Weight vectors (networks, num_params) of a folder of checkpoints, of any kind that [`import_zoo`] knows, models
-    in their natural order.
+    in their natural order; their layout; and what they are, where a configuration lies beside the first.
 
     Raises:
-        UserError: if there are none, or one cannot be read, holds other tensors than `layout` says, or numbers that
-            are not finite.
+        UserError: if there are none, or one cannot be read, holds other tensors than the first, or numbers that are
+            not finite.
     """
     found = found_checkpoints(Path(source))
     if not found:
         raise UserError(f"{source} holds no checkpoints, such as model-00000/{WEIGHTS}.")
+    network = _network(found[0].path, None, None)
+    layout = _layout(found[0].path) if network is None else layout_of(network)
     weights = StoredWeights(CheckpointVectors([one.path for one in found], layout)).read()
     if broken := (~torch.isfinite(weights).all(dim=1)).nonzero().flatten().tolist():
         raise UserError(f"{found[broken[0]].path} holds NaN or infinite weights; leave it out.")
-    return weights
+    return weights, layout, network
+
+
+def _layout(path: Path) -> WeightLayout:
+    return WeightLayout(tuple((name, tuple(tensor.shape)) for name, tensor in _floats(path).items()))
 
 
 def _floats(path: Path) -> dict[str, Tensor]:
