@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from hyperrep import HyperRepPipeline
 from hyperrep.errors import UserError
 from hyperrep.files.reading import wording
-from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification
+from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, initial_weights
 from hyperrep.pipeline import fit_sampler
 from hyperrep.representation import HyperRepConfig, HyperRepModel
 from hyperrep.representation.adapting import adapted
@@ -22,9 +22,10 @@ from hyperrep.representation.batched import decode_rows, encode_rows
 from hyperrep.representation.losses import reconstruction_loss
 from hyperrep.representation.windows import cut, in_windows, joined, places_of
 from hyperrep.training import TrainingConfig, train
+from hyperrep.training.measures import evaluate_reconstruction
 from hyperrep.weights import WeightLayout
 from hyperrep.weights.augmentation import permute
-from hyperrep.zoo import load_zoo
+from hyperrep.zoo import load_zoo, write_zoo
 from hyperrep.zoo.importing import read_networks
 from hyperrep_cli import app
 
@@ -242,3 +243,60 @@ def test_networks_of_another_architecture_are_sampled_around_a_few_of_them(tmp_p
     assert decoded.shape == given.shape
     with pytest.raises(UserError, match="weights have shape"):
         adapted(model, given[:, 1:], layout)
+
+
+@pytest.fixture
+def two_zoos(tmp_path):
+    """One of tiny CNNs, and one of deeper ones."""
+    generator = torch.Generator().manual_seed(0)
+    network = SmallCNNConfig(**NETWORK_SETTINGS | {"hidden_sizes": [9, 8]})
+    others = initial_weights(network, list(range(20)))
+    others = others + 0.1 * torch.randn(others.shape, generator=generator)
+    write_zoo(tmp_path / "other", others, epoch=1, network=network)
+    return write_tiny_zoo(tmp_path / "zoo"), tmp_path / "other"
+
+
+def test_one_representation_for_two_architectures(two_zoos, tmp_path):
+    first, other = two_zoos
+    settings = TINY_SETTINGS | WINDOWED | {"permute": False, "batch_size": 5, "align": True, "epochs": [1]}
+    config = TrainingConfig.from_dict(settings | {"symmetries": "permutations", "num_train_epochs": 40})
+    results = train(config, first, tmp_path / "both", also=[other])
+    alone = train(config, first, tmp_path / "alone")
+    model = HyperRepModel.from_pretrained(tmp_path / "both")
+    rows, layout, network = read_networks(other)
+    view = adapted(model, rows, layout, network.to_dict())
+    windows = [-(-one.config.num_tokens // 12) for one in (model, view)]
+    assert results["steps"] == 40 * ((results["rows"]["train"] * windows[0] + 14 * windows[1]) // 5)
+    assert alone["steps"] == 40 * (results["rows"]["train"] * windows[0] // 5)
+    (also,) = model.config.zoo["also"]
+    assert (also["name"], also["num_train"]) == ("other", 14)
+    # what it learned of the others, one that never saw them did not
+    stranger = adapted(HyperRepModel.from_pretrained(tmp_path / "alone"), rows, layout, network.to_dict())
+    errors = {}
+    for name, one in (("both", view), ("alone", stranger)):
+        weights = one.processor.align(rows)
+        found = evaluate_reconstruction(one, weights, weights.mean(dim=0))
+        errors[name] = found["reconstruction_loss"]
+    assert errors["both"] < 0.8 * errors["alone"]
+    assert set(results["others"]["other"]) == {"validation", "test"}
+
+
+def test_a_run_on_two_zoos_goes_on_with_both_only(two_zoos, tmp_path):
+    first, other = two_zoos
+    settings = TINY_SETTINGS | WINDOWED | {"permute": False, "batch_size": 5, "epochs": [1], "num_train_epochs": 2}
+    config = TrainingConfig.from_dict(settings | {"checkpoint_epochs": 1, "align": False})
+    with pytest.raises(UserError, match="zoo other comes on top of another one"):
+        train(TrainingConfig.from_dict(TINY_SETTINGS | {"epochs": [1]}), first, tmp_path / "whole", also=[other])
+    assert not (tmp_path / "whole").exists()
+    small = TrainingConfig.from_dict(settings | {"window": 70})
+    with pytest.raises(UserError, match="set window to"):
+        train(small, first, tmp_path / "small", also=[other])
+    train(config, first, tmp_path / "run", also=[other])
+    again = train(config, first, tmp_path / "again", also=[other])
+    assert again["train"] == json.loads((tmp_path / "run" / "results" / "training.json").read_text())["train"]
+
+
+def test_a_zoo_can_prompt(two_zoos, tmp_path):
+    rows, layout, network = read_networks(two_zoos[1])
+    assert rows.shape == (14, layout.num_params)
+    assert network.hidden_sizes == [9, 8]

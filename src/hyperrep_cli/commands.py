@@ -47,6 +47,12 @@ def train_representation(
     images: Annotated[
         str | None, typer.Option(help="Images of the zoo, to run its networks on. Default: as the zoo names them.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another zoo to learn from, of any architecture, with preset windows; may come several times."
+        ),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -66,7 +72,7 @@ def train_representation(
     keep_freed_memory()
     settings = TrainingConfig.from_yaml(config, parse_overrides(context.args))
     try:
-        results = train(settings, zoo, output, resume=resume, overwrite=overwrite, images=images)
+        results = train(settings, zoo, output, resume=resume, overwrite=overwrite, images=images, also=also or ())
     except Interrupted as interrupted:
         raise SystemExit(128 + interrupted.signal) from interrupted  # it says how to go on
     validation, test = results["validation"]["r2"], results["test"]["r2"]

@@ -1,5 +1,6 @@
 """A representation for networks of another architecture than those it was trained on."""
 
+import copy
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..weights import WeightLayout
 from .modeling_hyperrep import HyperRepModel
+from .processing_hyperrep import HyperRepProcessor
 
 
 @torch.no_grad()
@@ -43,12 +45,18 @@ def adapted(
     aligned = model.config.aligned and network is not None and model.config.symmetries != "chain"
     changes = {"layout": layout.to_list(), "network": network, "image_processor": image_processor, "aligned": aligned}
     config = type(model.config)(**{**model.config.to_dict(), "zoo": None, **changes})
-    other = HyperRepModel(config)
+    processor = HyperRepProcessor(config).fit(weights.cpu(), weights[0].cpu() if aligned else None)
+    return with_processor(model, processor)
+
+
+def with_processor(model: HyperRepModel, processor: HyperRepProcessor) -> HyperRepModel:
+    """A copy of a model, on its device, that reads the networks of this processor."""
+    other = HyperRepModel(processor.config)
     other.to(device=model.device, dtype=model.dtype)  # type: ignore[call-arg]
     other.encoder.load_state_dict(model.encoder.state_dict())
     other.decoder.load_state_dict(model.decoder.state_dict())
-    other.processor.float().fit(weights, weights[0] if aligned else None)
+    other.processor = copy.deepcopy(processor).to(model.device)
     return other.eval()
 
 
-__all__ = ["adapted"]
+__all__ = ["adapted", "with_processor"]

@@ -3,6 +3,7 @@
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     images: str | None = None,
+    also: Sequence[Zoo | str | Path] = (),
 ) -> dict[str, Any]:
     """Train a hyper-representation on a zoo and save it to `output`, an ordinary transformers model folder.
 
@@ -55,6 +57,10 @@ def train(
             where anything else lies there, or what was changed since.
         images (`str`, *optional*): where the zoo's images are, for the behavioural loss and for accuracies; as the zoo
             names them by default.
+        also (`Sequence`, *optional*): further zoos to learn from, of other architectures, where the model reads
+            windows of tokens (`token_size`). Losses and measures are those of `zoo`, and beside them, under `others`,
+            reconstruction of each of these. To use the model on their networks, see
+            [`~hyperrep.representation.adapting.adapted`].
 
     Returns:
         `dict`: final losses, [`~hyperrep.training.measures.Evaluator`]'s measures on a sample of the training split,
@@ -68,7 +74,7 @@ def train(
     # 1. everything the user can get wrong, before anything is written
     output, mode = Path(output), mode_of(resume, overwrite)
     check_output(output, "representation", mode, resumable=True)
-    run = start(config, zoo, output, resume)
+    run = start(config, zoo, output, resume, also)
     accelerator, data, checkpoints = run.accelerator, run.data, run.checkpoints
     if resume and _is_complete(output):
         logger.info("%s is already complete", output)
@@ -178,6 +184,7 @@ def train(
                 "steps": state["step"],
                 "train": state["losses"],
                 **evaluate(model, "train_sample", "validation", "test"),
+                **({"others": {one.zoo.name: one.measures(model) for one in run.others}} if run.others else {}),
                 "settings": run.settings,
                 "seconds": round(time.monotonic() - started, 3),
                 "machine": machine(accelerator.device, accelerator.num_processes),

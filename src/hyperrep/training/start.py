@@ -1,7 +1,9 @@
 """Everything that a training run needs, and everything that the user can get wrong, before anything is written."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from .data import TrainingData
 from .logs import TRACKERS
 from .measures import Evaluator
 from .memory import check_memory
+from .others import Examples, OtherZoo, check_windows
 from .step import TrainingStep
 from .streams import seed_of
 
@@ -48,6 +51,7 @@ class Start:
         checkpoints ([`Checkpoints`])
         model_config ([`HyperRepConfig`])
         processor ([`HyperRepProcessor`]): fitted to the data, which it has aligned.
+        others (`tuple`): further zoos.
     """
 
     config: TrainingConfig
@@ -58,6 +62,7 @@ class Start:
     checkpoints: Checkpoints
     model_config: HyperRepConfig
     processor: HyperRepProcessor
+    others: tuple[OtherZoo, ...] = ()
 
     def measures(self, images: str | None) -> tuple[Evaluator, BehavioralLoss | None]:
         """What the model is evaluated by, and the loss that runs networks, if there is to be one.
@@ -104,18 +109,27 @@ class Start:
         symmetries, graph = self.model_config.symmetries, None
         if self.config.permute and symmetries != "chain":
             graph = graph_of(self.zoo.config.network, signs=symmetries == "signs")
-        return TrainingStep(self.config, self.accelerator, model, optimizer, weights, layout, behavior, graph)
+        device = self.accelerator.device
+        others = [Examples(other.data.train.to(device), other.processor) for other in self.others]
+        return TrainingStep(self.config, self.accelerator, model, optimizer, weights, layout, behavior, graph, others)
 
 
-def start(config: TrainingConfig, zoo: Zoo | str | Path, output: Path, resume: bool = False) -> Start:
+def start(
+    config: TrainingConfig,
+    zoo: Zoo | str | Path,
+    output: Path,
+    resume: bool = False,
+    also: Sequence[Zoo | str | Path] = (),
+) -> Start:
     """Check settings, zoo, device and the earlier run; writes nothing. See [`~hyperrep.training.train`].
 
     Raises:
         UserError: if they do not fit together.
     """
     _check_surroundings(config)
-    zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
-    _check_symmetry(zoo, config)
+    zoo, *more = (one if isinstance(one, Zoo) else load_zoo(one) for one in (zoo, *also))
+    for one in (zoo, *more):
+        _check_symmetry(one, config)
     data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold)
     accelerator = _accelerator(config, output)
     _check_batches(config, data, accelerator.num_processes)
@@ -123,13 +137,18 @@ def start(config: TrainingConfig, zoo: Zoo | str | Path, output: Path, resume: b
     settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping}
     processes = {"num_processes": accelerator.num_processes}
     deciding = {"layout": zoo.config.layout, **settings, "zoo_sha256": data.digest, **processes}
+    others = tuple(OtherZoo.of(one, config, partial(_model_config, config)) for one in more)
+    deciding["also_sha256"] = [other.data.digest for other in others] or None
     checkpoints = Checkpoints(output, deciding, zoo.name)
     if resume:
         checkpoints.check_settings()
-    model_config = _model_config(config, zoo, data)
+    model_config = _model_config(config, zoo, data, others)
     check_memory(model_config, accelerator.device)
     processor = HyperRepProcessor(model_config).fit(data.train, data.best if config.align else None)
-    return Start(config, zoo, data.aligned(processor), accelerator, settings, checkpoints, model_config, processor)
+    if others:
+        check_windows([processor, *(other.processor for other in others)])
+    data = data.aligned(processor)
+    return Start(config, zoo, data, accelerator, settings, checkpoints, model_config, processor, others)
 
 
 def _check_surroundings(config: TrainingConfig) -> None:
@@ -166,7 +185,9 @@ def _check_batches(config: TrainingConfig, data: TrainingData, processes: int) -
         raise UserError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training checkpoints.")
 
 
-def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> HyperRepConfig:
+def _model_config(
+    config: TrainingConfig, zoo: Zoo, data: TrainingData, others: Sequence[OtherZoo] = ()
+) -> HyperRepConfig:
     return config.model_config(
         layout=zoo.config.layout,
         network=zoo.config.network or None,
@@ -180,6 +201,7 @@ def _model_config(config: TrainingConfig, zoo: Zoo, data: TrainingData) -> Hyper
             "sha256": data.digest,
             "protocol": zoo.config.protocol.get("name"),
             "validation_fraction": zoo.config.protocol.get("validation_fraction"),
+            **({"also": [other.record() for other in others]} if others else {}),
         },
         aligned=config.align,
     )

@@ -1,6 +1,7 @@
 """One update of a hyper-representation: views of a batch, losses, gradients, optimiser."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..weights.augmentation import corrupt, permute
 from .behavior import BehavioralLoss
 from .config import TrainingConfig
 from .data import epoch_order
+from .others import Examples
 from .streams import Purpose, seed_of
 
 
@@ -30,6 +32,7 @@ class TrainingStep:
         layout ([`WeightLayout`]): of the weights.
         behavior ([`BehavioralLoss`], *optional*)
         graph ([`WeightGraph`], *optional*): by which networks are permuted; by default they are chains of layers.
+        others (`Sequence`): further networks that windows are drawn from, of other zoos.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class TrainingStep:
         layout: WeightLayout,
         behavior: BehavioralLoss | None,
         graph: WeightGraph | None = None,
+        others: Sequence[Examples] = (),
     ):
         self.config, self.accelerator, self.model, self.optimizer = config, accelerator, model, optimizer
         self.weights, self.layout, self.behavior, self.graph = weights, layout, behavior, graph
@@ -54,10 +58,9 @@ class TrainingStep:
         }
         self.num_views = 2 if model.config.contrast_weight else 1
         # networks that are read through windows give as many examples as it takes to read them once
-        self.windows = 1
-        if model.config.token_size is not None:
-            self.windows = -(-model.config.num_tokens // model.config.window)
-        self.steps_per_epoch = len(weights) * self.windows // config.batch_size
+        self.examples = [] if model.config.token_size is None else [Examples(weights, model.processor), *others]
+        self.num_examples = sum(map(len, self.examples)) or len(weights)
+        self.steps_per_epoch = self.num_examples // config.batch_size
         self.total_steps = self.steps_per_epoch * config.num_train_epochs
         self._order, self._order_of_epoch = torch.empty(0), -1
 
@@ -111,11 +114,10 @@ class TrainingStep:
         return dict(zip(losses, means)), stopping > 0
 
     def _rows(self, step: int) -> Tensor:
-        """Rows of this process' share of the batch."""
+        """Rows of this process' share of the batch; of networks that are read through windows, examples."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._order_of_epoch:
-            examples = len(self.weights) * self.windows
-            self._order, self._order_of_epoch = epoch_order(examples, self.config.seed, epoch) // self.windows, epoch
+            self._order, self._order_of_epoch = epoch_order(self.num_examples, self.config.seed, epoch), epoch
         batch = self._order[position * self.config.batch_size : (position + 1) * self.config.batch_size]
         return batch.chunk(self.accelerator.num_processes)[self.accelerator.process_index].to(self.weights.device)
 
@@ -133,15 +135,22 @@ class TrainingStep:
             losses |= self.behavior(self.model, clean, output, len(rows), self.generators["behavior"])
         return losses
 
-    def _window_losses(self, rows: Tensor) -> dict[str, Tensor]:
-        """Of a window of each network, anywhere in it; those at its ends are not drawn more rarely than others."""
-        config, generator = self.model.config, self.generators["augmentation"]
-        last, device = max(0, config.num_tokens - config.window), rows.device
-        reach = last + config.window  # from half a window before the first token
-        starts = torch.randint(reach + 1, (len(rows),), generator=generator, device=device) - config.window // 2
-        starts = starts.clamp(0, last)
-        tokens, places, held = self.model.processor.windows(self.weights, rows, starts)
-        views = corrupt(tokens.flatten(1), self.config.augmentation, generator).view_as(tokens)
+    def _window_losses(self, examples: Tensor) -> dict[str, Tensor]:
+        """Of a window for each example, anywhere in its network; those at its ends are not drawn more rarely."""
+        parts, first = [], 0
+        for part in self.examples:
+            own = examples[(examples >= first) & (examples < first + len(part))] - first
+            first += len(part)
+            if not len(own):
+                continue
+            config, generator = part.processor.config, self.generators["augmentation"]
+            last = max(0, config.num_tokens - config.window)
+            reach = last + config.window  # from half a window before the first token
+            starts = torch.randint(reach + 1, (len(own),), generator=generator, device=own.device)
+            starts = (starts - config.window // 2).clamp(0, last)
+            parts.append(part.processor.windows(part.weights, own // part.windows, starts))
+        tokens, places, held = map(torch.cat, zip(*parts))
+        views = corrupt(tokens.flatten(1), self.config.augmentation, self.generators["augmentation"]).view_as(tokens)
         target = views if self.config.erase_target == "augmented" else tokens
         output = self.wrapped_model(views, target=target, places=places, held=held)
         return {"loss": output.loss, "reconstruction_loss": output.reconstruction_loss}

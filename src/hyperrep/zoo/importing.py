@@ -1,6 +1,7 @@
 """Networks that somebody else trained, as a zoo: a folder of checkpoints, in whichever way they lie there."""
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from ..images import ImageData
 from ..networks import layout_of, network_from
 from ..population import choose_engine
 from ..weights import WeightLayout
+from .config import CONFIG_NAME
+from .dataset import load_zoo
 from .own import write_zoo
 from .protocol import Protocol
 from .settings import MAX_SEED
@@ -161,12 +164,17 @@ def import_zoo(
 
 def read_networks(source: str | Path) -> tuple[Tensor, WeightLayout, PreTrainedConfig | None]:
     """Weight vectors (networks, num_params) of a folder of checkpoints, of any kind that [`import_zoo`] knows, models
-    in their natural order; their layout; and what they are, where a configuration lies beside the first.
+    in their natural order, or of a zoo's training networks after their last epoch; their layout; and what they are,
+    where a configuration lies beside the first.
 
     Raises:
         UserError: if there are none, or one cannot be read, holds other tensors than the first, or numbers that are
             not finite.
     """
+    if (Path(source) / CONFIG_NAME).exists():
+        zoo = load_zoo(source)
+        rows = zoo["train"].select([int(zoo["train"].epoch.max())]).within(math.inf)
+        return rows.weights, zoo.config.weight_layout(), zoo.config.network_config() if zoo.config.network else None
     found = found_checkpoints(Path(source))
     if not found:
         raise UserError(f"{source} holds no checkpoints, such as model-00000/{WEIGHTS}.")
