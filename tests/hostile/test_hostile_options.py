@@ -25,7 +25,7 @@ OPTIONS = {
     ],
 }
 WORDS = {
-    SAMPLE: ["method", "variant"],
+    SAMPLE: ["method", "variant", "prompts", "condition-images"],
     BUILD: ["protocol", "engine", "images"],
     "evaluate finetune representation --zoo zoo --num-models 1 --epochs 0 --output out": ["zoo", "engine", "images"],
 }
