@@ -1,5 +1,6 @@
 """Networks that somebody else trained become a zoo: every kind of folder, and every mistake in one."""
 
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -143,6 +144,47 @@ def test_on_images_they_measure_what_a_zoo_of_ours_has(hyperrep, tmp_path):
     for name in ("test_accuracy", "validation_accuracy", "validation_loss", "test_loss"):
         found, expected = (rows_of(zoo, lambda split, n=name: split.metrics[n].tolist()) for zoo in (mine, ours))
         assert found == pytest.approx(expected, abs=1e-5)
+
+
+def write_park(folder: Path, runs: int = 2 * MODELS) -> dict[tuple[str, int], torch.Tensor]:
+    """As the CNN Wild Park lies on a disk; every other run has another architecture."""
+    vectors = {}
+    for run in range(runs):
+        for epoch in (2, 5):
+            generator = torch.Generator().manual_seed(10 * run + epoch)
+            channels = [3, 4 + run % 2, 6]
+            state = {}
+            for layer, (before, after) in enumerate(itertools.pairwise(channels)):
+                state[f"layers.{layer}.weight"] = torch.randn(after, before, 3, 3, generator=generator)
+                state[f"layers.{layer}.bias"] = torch.randn(after, generator=generator)
+            state |= {"fc.weight": torch.randn(10, 6, generator=generator), "fc.bias": torch.zeros(10)}
+            config = {"n_layers": 2, "channels": channels, "activation": ["relu", "relu"]}
+            said = {"model": state, "config": config, "iteration": epoch, "last_result": {"test/acc": 0.1 * epoch}}
+            place = folder / f"run_{run}" / f"checkpoint_{epoch:06d}"
+            place.mkdir(parents=True)
+            torch.save(said, place / "checkpoint.pt")
+            vectors[f"run_{run}", epoch] = torch.cat([tensor.flatten() for tensor in state.values()])
+    return vectors
+
+
+def test_an_architecture_of_the_cnn_wild_park(hyperrep, tmp_path):
+    vectors = write_park(tmp_path / "park")
+    code, _, error = hyperrep("zoo import park --output all")
+    assert code == 2
+    assert "Choose those of one architecture by one of them: like (--like MODEL)" in error
+    code, _, error = hyperrep("zoo import park --like run_7 --epochs 5 --output odd")
+    assert code == 0, error
+    zoo = load_zoo(tmp_path / "odd")
+    assert (zoo.config.epochs, zoo.config.num_models) == ([5], MODELS)
+    assert zoo.config.layout[2] == ["layers.1.weight", [6, 5, 3, 3]]
+    stored = rows_of(zoo, lambda split: split.weights)
+    odd = [f"run_{run}" for run in range(1, 2 * MODELS, 2)]
+    assert all(torch.equal(stored[number, 5], vectors[name, 5]) for number, name in enumerate(odd))
+    accuracy = rows_of(zoo, lambda split: split.metrics["test_accuracy"].tolist())
+    assert list(accuracy.values()) == pytest.approx([0.5] * MODELS)
+    code, _, error = hyperrep("zoo import park --like run_70 --output none")
+    assert code == 2
+    assert "like names 'run_70'; models are run_0, run_1" in error
 
 
 class Surprise:

@@ -113,10 +113,14 @@ def import_(
         int | None, typer.Option(help="Epochs of training that they had, where the folder does not say.")
     ] = None,
     epochs: Annotated[str | None, typer.Option(help="Of those that the folder has, these: 0,1,5,21-25.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Of several architectures, only that of this model: a folder's or file's name.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a zoo that hyperrep wrote there.")] = False,
 ) -> None:
     """Write networks that were trained elsewhere as a zoo: folders that transformers saved, loose files of tensors
-    (safetensors, or PyTorch's, of which nothing but tensors is read), or one of the public Model Zoos."""
+    (safetensors, or PyTorch's, of which nothing but tensors is read), one of the public Model Zoos, or an architecture
+    of the CNN Wild Park."""
     from hyperrep.errors import UserError
     from hyperrep.files import check_output, mode_of
     from hyperrep.images import load_images
@@ -132,7 +136,7 @@ def import_(
             raise UserError(NO_PROTOCOL)
         data = load_images(images, recipe.processor(), recipe.validation_fraction)
     asked = () if epochs is None else parse_epochs(epochs)
-    _print_info(import_zoo(source, output, recipe, data, epoch, asked, overwrite))
+    _print_info(import_zoo(source, output, recipe, data, epoch, asked, overwrite, like))
 
 
 @app.command()

@@ -29,6 +29,7 @@ from .stored import StoredWeights
 
 WEIGHTS, OLD_WEIGHTS = "model.safetensors", "pytorch_model.bin"
 TRIAL, CHECKPOINT = "result.json", "checkpoint_*"
+RUN = "checkpoint.pt"
 PICKLED = (".pt", ".pth", ".bin")
 NO_PROTOCOL = "images are shown to networks by the protocol they were trained with: name it (--protocol)."
 # what the public Model Zoos (arXiv 2209.14764) call it: ours
@@ -100,13 +101,15 @@ def import_zoo(
     epoch: int | None = None,
     epochs: Collection[int] = (),
     overwrite: bool = False,
+    like: str | None = None,
 ) -> Path:
     """Write a folder of checkpoints as a zoo.
 
-    Three kinds are known: folders of transformers' checkpoints (`*/config.json` and `*/model.safetensors`, as
+    Four kinds are known: folders of transformers' checkpoints (`*/config.json` and `*/model.safetensors`, as
     `save_pretrained` leaves them); loose files (`*.safetensors`, or PyTorch's `*.pt`, `*.pth` and `*.bin`), one a
-    model; and the public Model Zoos (`*/result.json` and `*/checkpoint_000025/checkpoints`). PyTorch's files are read
-    by `torch.load` with `weights_only`, which builds tensors and runs no code.
+    model; the public Model Zoos (`*/result.json` and `*/checkpoint_000025/checkpoints`); and the CNN Wild Park
+    (Kofinas et al. 2024, `*/checkpoint_000025/checkpoint.pt`), a zoo for each of its architectures. PyTorch's files
+    are read by `torch.load` with `weights_only`, which builds tensors and runs no code.
 
     Args:
         source (`str` or `Path`): the folder.
@@ -118,6 +121,8 @@ def import_zoo(
         epoch (`int`, *optional*): after how many epochs of training they were taken, where the folder does not say.
         epochs (`Collection[int]`, *optional*): these alone; by default all.
         overwrite (`bool`, *optional*): replace a zoo that hyperrep wrote there.
+        like (`str`, *optional*): of networks of several architectures those that have the tensors of this model, a
+            folder or a file without its suffix.
 
     Returns:
         `Path`: of the zoo.
@@ -128,11 +133,12 @@ def import_zoo(
     """
     source = Path(source)
     found = [one for one in found_checkpoints(source) if not epochs or one.epoch in epochs]
+    found = found if like is None else _alike(found, like)
     if not found:
         of = f" of epochs {', '.join(map(str, sorted(epochs)))}" if epochs else ""
         raise UserError(
             f"{source} holds no checkpoints{of}: neither */{WEIGHTS}, nor *.safetensors, *.pt, *.pth or *.bin, nor "
-            f"*/{TRIAL} with */{CHECKPOINT}/checkpoints."
+            f"*/{TRIAL} with */{CHECKPOINT}/checkpoints, nor */{CHECKPOINT}/{RUN}."
         )
     if epoch is None and any(one.epoch is None for one in found):
         raise UserError(
@@ -214,6 +220,7 @@ def found_checkpoints(source: Path) -> list[Found]:
             if path.suffix in (".safetensors", *PICKLED) and path.is_file()
         ],
         "trials of a Model Zoo": [one for path in _sorted(source.glob(f"*/{TRIAL}")) for one in _trial(path.parent)],
+        "runs of the CNN Wild Park": [_run(path) for path in _sorted(source.glob(f"*/{CHECKPOINT}/{RUN}"))],
     }
     present = [kind for kind, found in kinds.items() if found]
     if len(present) > 1:
@@ -258,6 +265,29 @@ def _trial(folder: Path) -> Iterator[Found]:
         yield Found(path, folder.name, int(number), seed if fine else None, known)
 
 
+def _run(path: Path) -> Found:
+    """A checkpoint of the CNN Wild Park, with its epoch and accuracy, which stand beside its tensors."""
+    said = read_pytorch(path)
+    said = said if isinstance(said, Mapping) else {}
+    epoch, result = said.get("iteration"), said.get("last_result")
+    accuracy = result.get("test/acc") if isinstance(result, Mapping) else None
+    known = {"test_accuracy": float(accuracy)} if isinstance(accuracy, int | float) else {}
+    return Found(path, path.parent.parent.name, epoch if isinstance(epoch, int) else None, metrics=known)
+
+
+def _alike(found: list[Found], like: str) -> list[Found]:
+    """The checkpoints whose tensors have the names and shapes of a model's.
+
+    Raises:
+        UserError: if there is no such model.
+    """
+    names = dict.fromkeys(one.model for one in found)
+    if like not in names:
+        raise UserError(f"like names {like!r}; models are {', '.join(list(names)[:10])}{', ...' * (len(names) > 10)}.")
+    wanted = _layout(next(one.path for one in found if one.model == like))
+    return [one for one in found if _layout(one.path) == wanted]
+
+
 def _place(name: str) -> tuple:
     """Modules in the order that people count in, each weight before its bias."""
     module, _, kind = name.rpartition(".")
@@ -298,7 +328,10 @@ def _renamed(state: dict[str, Tensor], layout: WeightLayout, path: Path) -> dict
         return state
     if set(given) == set(shapes) or list(given.values()) != list(shapes.values()):
         found, wanted = (json.dumps({name: list(shape) for name, shape in of.items()})[:300] for of in (given, shapes))
-        raise UserError(f"{path} holds {found}; networks of this zoo have {wanted}.")
+        raise UserError(
+            f"{path} holds {found}; networks of this zoo have {wanted}. Choose those of "
+            "one architecture by one of them: like (--like MODEL)."
+        )
     return dict(zip(shapes, state.values()))
 
 
