@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
 from ..errors import UserError
@@ -23,6 +24,8 @@ from ..samplers import Sampler
 from ..training.data import TrainingData
 from ..zoo import Zoo, ZooSplit
 
+
+TESTED_AT_ONCE = 256  # networks; a multiple of those that vmap stacks
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +124,15 @@ class Bench:
 
     def tested(self, weights: Tensor, predictions: bool = False) -> Evaluation:
         """Networks (networks, num_params) on the test images."""
-        test = self.images.test
-        return self.engine.evaluate(self.network, weights, test.pixels, test.labels, predictions)
+        test, parts = self.images.test, []
+        pieces = weights.split(TESTED_AT_ONCE) or (weights,)
+        for piece in tqdm(pieces, "testing networks", leave=False, disable=len(pieces) < 3):
+            parts.append(self.engine.evaluate(self.network, piece, test.pixels, test.labels, predictions))
+        return Evaluation(
+            torch.cat([part.loss for part in parts]),
+            torch.cat([part.accuracy for part in parts]),
+            torch.cat([part.predictions for part in parts if part.predictions is not None]) if predictions else None,
+        )
 
     def refreshed(self, weights: Tensor) -> Tensor:
         """Networks that were drawn or decoded, with the running statistics of training images where they have any:

@@ -9,19 +9,21 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from .modeling_hyperrep import HyperRepModel
 
 
 ROWS = {"cpu": 32}  # at once; more where there is room
 MOST_ROWS = 256
+MANY_BATCHES = 50  # that are worth a bar
 
 
 def encode_rows(model: HyperRepModel, weights: Tensor, aligned: bool = False) -> Tensor:
     """Latents (rows, latent_size) of weights (rows, num_params), on the CPU; `aligned` says that these are what
     `processor.align` made of them."""
     weights = weights if aligned else model.processor.align(weights)
-    return _in_batches(model, partial(model.encode, aligned=True), weights)
+    return _in_batches(model, partial(model.encode, aligned=True), weights, "encoding")
 
 
 def encode_anchors(model: HyperRepModel, weights: Tensor) -> Tensor:
@@ -32,11 +34,11 @@ def encode_anchors(model: HyperRepModel, weights: Tensor) -> Tensor:
 
 def decode_rows(model: HyperRepModel, latents: Tensor) -> Tensor:
     """Weights (rows, num_params) of latents (rows, latent_size), on the CPU."""
-    return _in_batches(model, model.decode, latents)
+    return _in_batches(model, model.decode, latents, "decoding")
 
 
 @torch.no_grad()
-def _in_batches(model: HyperRepModel, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+def _in_batches(model: HyperRepModel, function: Callable[[Tensor], Tensor], rows: Tensor, desc: str) -> Tensor:
     if not len(rows):
         return function(rows.to(model.device)).cpu()
     training, size = model.training, ROWS.get(model.device.type, MOST_ROWS)
@@ -44,7 +46,8 @@ def _in_batches(model: HyperRepModel, function: Callable[[Tensor], Tensor], rows
         size = 1  # of any size; its windows come in batches
     model.eval()
     parts = []
-    for part in rows.split(size):
+    pieces = rows.split(size)
+    for part in tqdm(pieces, desc, leave=False, disable=len(pieces) < MANY_BATCHES):
         padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
         parts.append(function(padded.to(model.device))[: len(part)].float().cpu())
     model.train(training)
