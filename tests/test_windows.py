@@ -100,11 +100,12 @@ def test_windows_are_those_of_the_whole(model):
     rows = weights(3)
     (tokens,) = model.processor(rows)
     of, starts = torch.tensor([2, 0, 2]), torch.tensor([0, 37, 19])
-    found, places, held = model.processor.windows(rows, of, starts)
-    for window, place, mask, row, start in zip(found, places, held, of, starts, strict=True):
+    found, places, shares = model.processor.windows(rows, of, starts)
+    for window, place, share, row, start in zip(found, places, shares, of, starts, strict=True):
         assert torch.equal(place, places_of(model.config)[start : start + 12])
         torch.testing.assert_close(window, tokens[row, start : start + 12])
-        assert torch.equal(mask, tokens[row, start : start + 12] != 0)
+        assert torch.equal(share != 0, tokens[row, start : start + 12] != 0)
+        assert share.max().item() == pytest.approx(49 / 12 / LAYOUT.num_params)
 
 
 def test_a_place_is_of_network_layer_and_in_layer(model):
@@ -160,8 +161,8 @@ def test_the_loss_of_windows_is_the_posters():
     model = HyperRepModel(HyperRepConfig(layout=LAYOUT.to_list(), **WINDOWED | {"window": 49})).eval()
     rows = weights(4)
     model.processor.fit(rows)
-    tokens, places, held = model.processor.windows(rows, torch.arange(4), torch.zeros(4, dtype=torch.int64))
-    output = model(tokens, places=places, held=held)
+    tokens, places, shares = model.processor.windows(rows, torch.arange(4), torch.zeros(4, dtype=torch.int64))
+    output = model(tokens, places=places, shares=shares)
     decoded = model.processor._cut(joined(model._decode(output.latents).tokens[0], [(5, 23), (20, 2), (3, 21)]))
     processor = model.processor
     raw = [
@@ -281,6 +282,16 @@ def test_one_representation_for_two_architectures(two_zoos, tmp_path):
     assert set(results["others"]["other"]) == {"validation", "test"}
 
 
+def test_the_loss_of_a_batch_is_the_mean_of_its_windows(model):
+    """So that two processes, or two micro-batches, give the gradient of one."""
+    rows, of, starts = weights(4), torch.tensor([0, 1, 2, 3]), torch.tensor([0, 37, 19, 30])
+    tokens, places, shares = model.processor.windows(rows, of, starts)
+    whole = model(tokens, places=places, shares=shares).loss
+    parts = [model(tokens[i : i + 1], places=places[i : i + 1], shares=shares[i : i + 1]).loss for i in range(4)]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    assert torch.stack(parts).std() > 1e-3
+
+
 def test_a_run_on_two_zoos_goes_on_with_both_only(two_zoos, tmp_path):
     first, other = two_zoos
     settings = TINY_SETTINGS | WINDOWED | {"permute": False, "batch_size": 5, "epochs": [1], "num_train_epochs": 2}
@@ -288,6 +299,9 @@ def test_a_run_on_two_zoos_goes_on_with_both_only(two_zoos, tmp_path):
     with pytest.raises(UserError, match="zoo other comes on top of another one"):
         train(TrainingConfig.from_dict(TINY_SETTINGS | {"epochs": [1]}), first, tmp_path / "whole", also=[other])
     assert not (tmp_path / "whole").exists()
+    huge = TrainingConfig.from_dict(settings | {"batch_size": 10**4})
+    with pytest.raises(UserError, match=r"batch_size 10000 exceeds the \d+ windows"):
+        train(huge, first, tmp_path / "huge", also=[other])
     small = TrainingConfig.from_dict(settings | {"window": 70})
     with pytest.raises(UserError, match="set window to"):
         train(small, first, tmp_path / "small", also=[other])

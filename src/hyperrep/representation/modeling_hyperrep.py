@@ -320,7 +320,7 @@ class HyperRepModel(HyperRepPreTrainedModel):
         target: Tensor | None = None,
         num_views: int = 1,
         places: Tensor | None = None,
-        held: Tensor | None = None,
+        shares: Tensor | None = None,
         **kwargs,
     ) -> HyperRepOutput:
         r"""
@@ -334,10 +334,11 @@ class HyperRepModel(HyperRepPreTrainedModel):
             target (`Tensor`, *optional*): like `weights`, what to reconstruct; by default `weights` themselves.
             num_views (`int`, *optional*, defaults to 1): 1 or 2. With 2 the contrastive loss joins in.
             places (`Tensor`, *optional*): (batch, window, 3), where these tokens are.
-            held (`Tensor`, *optional*): (batch, window, token_size), bool, where tokens hold numbers of the network.
+            shares (`Tensor`, *optional*): (batch, window, token_size), of their numbers in a network's loss; by
+                default all alike.
         """
         if places is not None:
-            return self._forward_windows(weights, weights if target is None else target, places, held, **kwargs)
+            return self._forward_windows(weights, weights if target is None else target, places, shares, **kwargs)
         encoded = self._encode(weights, **kwargs)
         latents = encoded.latents
         decoded = self._decode(latents, **kwargs)
@@ -374,14 +375,15 @@ class HyperRepModel(HyperRepPreTrainedModel):
         )
 
     def _forward_windows(
-        self, tokens: Tensor, target: Tensor, places: Tensor, held: Tensor | None, **kwargs
+        self, tokens: Tensor, target: Tensor, places: Tensor, shares: Tensor | None, **kwargs
     ) -> HyperRepOutput:
         """The loss of windows: the normalised reconstruction loss of the numbers that they hold, which are
-        standardised, so that each is divided by its layer's deviation already."""
+        standardised, so that each is divided by its layer's deviation already. It is a mean over windows, so that
+        neither processes nor micro-batches change its gradient."""
         kwargs |= {"return_dict": True, "places": places}
         latents = self.encoder([tokens], **kwargs).latents
         errors = (self.decoder(latents, **kwargs).tokens[0].float() - target.float()).square()
-        error = errors.mean() if held is None else (errors * held).sum() / held.sum()
+        error = errors.mean() if shares is None else (errors * shares).sum() / len(errors)
         return HyperRepOutput(loss=error, reconstruction_loss=error, latents=latents)
 
 

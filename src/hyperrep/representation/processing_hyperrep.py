@@ -145,8 +145,9 @@ class HyperRepProcessor(nn.Module):
             starts (`Tensor`): (batch,), int64, its first token.
 
         Returns:
-            `tuple[Tensor, Tensor, Tensor]`: tokens (batch, window, token_size), their places (batch, window, 3), and
-            where they hold numbers of the network, (batch, window, token_size), bool.
+            `tuple[Tensor, Tensor, Tensor]`: tokens (batch, window, token_size); their places (batch, window, 3); and
+            their shares in the loss (batch, window, token_size): equal for all numbers of the network, 0 where a token
+            is filled up, and such that over all windows each network's sum to 1.
         """
         if self._entries is None:
             places = torch.arange(1, self.num_params + 1, dtype=torch.int32)
@@ -158,7 +159,8 @@ class HyperRepProcessor(nn.Module):
         part = torch.searchsorted(torch.tensor(self.layer_sizes).cumsum(0).to(weights.device), entries, right=True)
         means, deviations = self.layer_mean.to(weights.device), self.layer_std.to(weights.device)
         values = weights[rows[:, None, None], entries.clamp_min(0)].float()
-        return ((values - means[part]) / deviations[part]).masked_fill(~held, 0.0), self.coordinates[index], held
+        tokens = ((values - means[part]) / deviations[part]).masked_fill(~held, 0.0)
+        return tokens, self.coordinates[index], held * (len(self._entries) / length / self.num_params)
 
     @property
     def token_places(self) -> Tensor:

@@ -147,6 +147,10 @@ def start(
     processor = HyperRepProcessor(model_config).fit(data.train, data.best if config.align else None)
     if others:
         check_windows([processor, *(other.processor for other in others)])
+    if model_config.token_size is not None:
+        every = [Examples(data.train, processor), *(Examples(other.data.train, other.processor) for other in others)]
+        if config.batch_size > (count := sum(map(len, every))):
+            raise UserError(f"batch_size {config.batch_size} exceeds the {count} windows of the training checkpoints.")
     data = data.aligned(processor)
     return Start(config, zoo, data, accelerator, settings, checkpoints, model_config, processor, others)
 

@@ -149,10 +149,10 @@ class TrainingStep:
             starts = torch.randint(reach + 1, (len(own),), generator=generator, device=own.device)
             starts = (starts - config.window // 2).clamp(0, last)
             parts.append(part.processor.windows(part.weights, own // part.windows, starts))
-        tokens, places, held = map(torch.cat, zip(*parts))
+        tokens, places, shares = map(torch.cat, zip(*parts))
         views = corrupt(tokens.flatten(1), self.config.augmentation, self.generators["augmentation"]).view_as(tokens)
         target = views if self.config.erase_target == "augmented" else tokens
-        output = self.wrapped_model(views, target=target, places=places, held=held)
+        output = self.wrapped_model(views, target=target, places=places, shares=shares)
         return {"loss": output.loss, "reconstruction_loss": output.reconstruction_loss}
 
 
