@@ -17,7 +17,13 @@ from small_zoo import EPOCHS, MODELS, digits, settings
 
 from hyperrep.errors import UserError
 from hyperrep.images import PREPROCESSING, load_images
-from hyperrep.networks import SmallCNNForImageClassification, SmallCNNImageProcessor, initial_weights
+from hyperrep.networks import (
+    SmallCNNForImageClassification,
+    SmallCNNImageProcessor,
+    initial_weights,
+    input_shape,
+    layout_of,
+)
 from hyperrep.population.loop import LoopEngine
 from hyperrep.weights import WeightLayout
 from hyperrep.zoo import PROTOCOLS, Zoo, build_zoo, get_protocol, load_zoo, zoo_images
@@ -246,11 +252,21 @@ def test_protocols_are_as_published():
     assert recipes["svhn"] == ("adam", 3e-3, 0, 10)
     assert recipes["cifar10"] == ("adam", 1e-4, 1e-2, 10)
     assert recipes["stl10"] == ("adam", 1e-4, 1e-3, 10)
-    for name, protocol in PROTOCOLS.items():
+    small = {name: protocol for name, protocol in PROTOCOLS.items() if "model_type" not in protocol.network}
+    assert small.keys() == PROTOCOLS.keys() - {"cifar10-resnet"}
+    for name, protocol in small.items():
         network = protocol.network_config([str(i) for i in range(10)])
         parameters = SmallCNNForImageClassification(network).num_parameters()
         assert parameters == (2864 if name in ("cifar10", "stl10") else 2464)
         assert (protocol.processor().num_channels, protocol.processor().size.height) == (network.num_channels, 28)
+
+
+def test_slim_resnets_take_images_as_they_are():
+    protocol = PROTOCOLS["cifar10-resnet"]
+    network = protocol.network_config([str(i) for i in range(10)])
+    layout = layout_of(network)
+    assert 10_000 < layout.num_params - len(layout.statistics) < 80_000
+    assert (protocol.processor().num_channels, protocol.processor().size.height) == (3, 32) == input_shape(network)[:2]
 
 
 def test_settings_are_checked():
