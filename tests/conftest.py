@@ -7,6 +7,7 @@ import pytest
 from training_runs import QUICK
 
 import hyperrep_cli  # before torch: it lets waiting threads sleep, which a busy machine needs
+from hyperrep import HyperRepPipeline
 from hyperrep.images import ImageData, load_images
 from hyperrep.pipeline import fit_sampler
 from hyperrep.population import choose_engine
@@ -45,6 +46,11 @@ def representation(tmp_path_factory, digits_zoo) -> Path:
     train(TrainingConfig.from_yaml("digits", QUICK), digits_zoo, folder)
     fit_sampler(folder, digits_zoo)
     return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(representation) -> HyperRepPipeline:
+    return HyperRepPipeline.from_pretrained(representation)
 
 
 @pytest.fixture(scope="session")

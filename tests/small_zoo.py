@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from hyperrep.images import ImageData, load_images
+from hyperrep.population import choose_engine
 from hyperrep.population.loop import LoopEngine
-from hyperrep.zoo import Protocol, ZooSettings, get_protocol
+from hyperrep.zoo import Protocol, ZooSettings, build_zoo, get_protocol
 
 
 MODELS, EPOCHS, MAX_IMAGES = 5, 2, 40
@@ -16,6 +17,12 @@ def digits(protocol: Protocol) -> ImageData:
 
 def settings(**changes) -> ZooSettings:
     return ZooSettings(**{"protocol": get_protocol("digits"), "models": MODELS, "epochs": EPOCHS} | changes)
+
+
+def stacked_zoo(protocol: Protocol, images: ImageData, folder: Path) -> Path:
+    """Twelve networks of any architecture, after none, one and two epochs, by the engine that takes any."""
+    engine = choose_engine("vmap", protocol.network_config(images.classes))
+    return build_zoo(ZooSettings(protocol, models=12, epochs=2), images, engine, folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

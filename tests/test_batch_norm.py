@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_zoo import stacked_zoo
 from tiny_zoo import TINY_SETTINGS
 from torch import nn
 from training_runs import one_thread  # noqa: F401
@@ -22,7 +23,7 @@ from hyperrep.representation.canonical import graph_of
 from hyperrep.training import TrainingConfig, train
 from hyperrep.weights import WeightLayout
 from hyperrep.weights.augmentation import permute
-from hyperrep.zoo import Protocol, ZooSettings, build_zoo, load_zoo
+from hyperrep.zoo import Protocol, load_zoo
 from hyperrep_cli import app
 
 
@@ -57,8 +58,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def zoo(images, tmp_path_factory) -> Path:
-    settings = ZooSettings(PROTOCOL, models=12, epochs=2)
-    return build_zoo(settings, images, choose_engine("vmap", NETWORK), tmp_path_factory.mktemp("zoo") / "resnet")
+    return stacked_zoo(PROTOCOL, images, tmp_path_factory.mktemp("zoo") / "resnet")
 
 
 @pytest.fixture(scope="module")

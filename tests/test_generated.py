@@ -6,27 +6,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hyperrep import HyperRepPipeline
 from hyperrep.errors import UserError
 from hyperrep.images import load_images
-from hyperrep.pipeline import nearest_anchors
+from hyperrep.pipeline import nearest_anchors, seeded
 from hyperrep.population import choose_engine
 from hyperrep.representation.batched import ROWS, decode_rows, encode_rows
 from hyperrep.samplers import refit
 from hyperrep.zoo import get_protocol
 
 
-@pytest.fixture(scope="module")
-def pipe(representation) -> HyperRepPipeline:
-    return HyperRepPipeline.from_pretrained(representation)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def test_a_network_has_the_same_bytes_in_any_company(pipe):
-    latents = pipe.sampler.sample(2 * ROWS["cpu"] + 5, seeded())
+    latents = pipe.sampler.sample(2 * ROWS["cpu"] + 5, seeded(0))
     weights = decode_rows(pipe.model, latents)
     for rows in (slice(0, 1), slice(3, 10), slice(ROWS["cpu"] + 1, None)):
         assert torch.equal(decode_rows(pipe.model, latents[rows]), weights[rows])
@@ -52,7 +42,7 @@ def test_copies_are_told_from_new_networks(pipe, tmp_path):
     try:
         for variant in ("joint", "independent"):
             pipe.sampler = refit(sampler, variant=variant, bandwidth=1e-5)
-            networks = pipe(20, generator=seeded())
+            networks = pipe(20, generator=seeded(0))
             distances[variant] = torch.tensor([entry["relative_distance"] for entry in networks.nearest])
             expected = (networks.latents[:, None] - sampler.latents).norm(dim=2).amin(dim=1)
             assert_close(torch.tensor([entry["distance"] for entry in networks.nearest]), expected, atol=1e-5, rtol=0)
@@ -70,7 +60,7 @@ def test_copies_are_told_from_new_networks(pipe, tmp_path):
 
 
 def test_the_best_of_many_and_how_many_there_were(pipe, digits_images, tmp_path):
-    networks = pipe(12, generator=seeded())
+    networks = pipe(12, generator=seeded(0))
     images = digits_images.validation
     best = networks.best(3, images, "the validation images of digits")
     config = networks.model(0).config

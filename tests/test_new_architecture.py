@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_zoo import stacked_zoo
 from tiny_zoo import TINY_SETTINGS
 from torch import Tensor, nn
 from training_runs import one_thread  # noqa: F401
@@ -50,7 +51,7 @@ from hyperrep.representation import HyperRepModel
 from hyperrep.training import TrainingConfig, train
 from hyperrep.training.data import TrainingData
 from hyperrep.weights import WeightLayout
-from hyperrep.zoo import Protocol, ZooSettings, build_zoo, load_zoo, zoo_images
+from hyperrep.zoo import Protocol, load_zoo, zoo_images
 
 
 # ------------------------------------------------------------------------------------- all that an architecture takes
@@ -136,9 +137,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def zoo(images, tmp_path_factory) -> Path:
-    settings = ZooSettings(PROTOCOL, models=12, epochs=2)
-    engine = choose_engine("vmap", PROTOCOL.network_config(images.classes))
-    return build_zoo(settings, images, engine, tmp_path_factory.mktemp("zoo") / "toy")
+    return stacked_zoo(PROTOCOL, images, tmp_path_factory.mktemp("zoo") / "toy")
 
 
 @pytest.fixture(scope="module")

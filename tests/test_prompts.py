@@ -7,20 +7,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hyperrep import HyperRepPipeline, UserError
+from hyperrep import UserError
 from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification
+from hyperrep.pipeline import seeded
 from hyperrep.weights import WeightLayout
 from hyperrep.weights.augmentation import permute
 from hyperrep_cli import app
-
-
-@pytest.fixture(scope="module")
-def pipe(representation) -> HyperRepPipeline:
-    return HyperRepPipeline.from_pretrained(representation)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_samples_are_made_of_the_prompts_alone(pipe):
@@ -28,7 +20,7 @@ def test_samples_are_made_of_the_prompts_alone(pipe):
     given = pipe(3, generator=seeded(1)).weights
     few = pipe.prompted(given)
     latents = pipe.model.encode(given)
-    drawn = few(40, generator=seeded()).latents
+    drawn = few(40, generator=seeded(0)).latents
     away = (drawn[:, None] - latents[None]).abs().amin(dim=1)
     assert away.max() < 6 * few.sampler.bandwidth
     assert len(few.sampler.latents) == 3
@@ -42,7 +34,7 @@ def test_the_order_of_their_units_does_not_matter(pipe):
     layout = WeightLayout.from_list(pipe.model.config.layout)
     reordered = permute(given, layout, seeded(2))
     assert not torch.equal(reordered, given)
-    one, other = (pipe.prompted(weights)(3, generator=seeded()).weights for weights in (given, reordered))
+    one, other = (pipe.prompted(weights)(3, generator=seeded(0)).weights for weights in (given, reordered))
     torch.testing.assert_close(one, other)
 
 
@@ -56,7 +48,7 @@ def test_the_order_of_their_units_does_not_matter(pipe):
 )
 def test_what_cannot_be_a_prompt(pipe, spoil, message):
     with pytest.raises(UserError, match=message):
-        pipe.prompted(spoil(pipe(2, generator=seeded()).weights))
+        pipe.prompted(spoil(pipe(2, generator=seeded(0)).weights))
 
 
 def test_from_a_folder(representation, pipe, tmp_path):
@@ -69,7 +61,7 @@ def test_from_a_folder(representation, pipe, tmp_path):
     assert index["prompts"]["networks"] == "mine"
     assert index["prompts"]["number"] == 2
     loaded = SmallCNNForImageClassification.from_pretrained(tmp_path / "out" / "model-00001")
-    expected = pipe.prompted(given.weights)(2, generator=seeded()).weights[1]
+    expected = pipe.prompted(given.weights)(2, generator=seeded(0)).weights[1]
     torch.testing.assert_close(WeightLayout.of(loaded).vectorize(loaded.state_dict()), expected)
 
 

@@ -125,14 +125,10 @@ class Bench:
     def tested(self, weights: Tensor, predictions: bool = False) -> Evaluation:
         """Networks (networks, num_params) on the test images."""
         test, parts = self.images.test, []
-        pieces = weights.split(TESTED_AT_ONCE) or (weights,)
+        pieces = weights.split(TESTED_AT_ONCE)
         for piece in tqdm(pieces, "testing networks", leave=False, disable=len(pieces) < 3):
             parts.append(self.engine.evaluate(self.network, piece, test.pixels, test.labels, predictions))
-        return Evaluation(
-            torch.cat([part.loss for part in parts]),
-            torch.cat([part.accuracy for part in parts]),
-            torch.cat([part.predictions for part in parts if part.predictions is not None]) if predictions else None,
-        )
+        return Evaluation.joined(parts)
 
     def refreshed(self, weights: Tensor) -> Tensor:
         """Networks that were drawn or decoded, with the running statistics of training images where they have any:

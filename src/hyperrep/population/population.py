@@ -125,6 +125,16 @@ class Evaluation:
     accuracy: Tensor
     predictions: Tensor | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
+        """Of the models of one part after the other."""
+        predictions = [part.predictions for part in parts if part.predictions is not None]
+        return cls(
+            torch.cat([part.loss for part in parts]),
+            torch.cat([part.accuracy for part in parts]),
+            torch.cat(predictions) if predictions else None,
+        )
+
 
 class Engine(Protocol):
     """Trains and evaluates populations.

@@ -52,7 +52,7 @@ class VmapEngine:
             len(population), lambda chunk: self._train_chunk(population, chunk, images, labels, order)
         )
         population.steps += -(-order.shape[1] // population.recipe.batch_size)
-        return Evaluation(torch.cat([p.loss for p in parts]), torch.cat([p.accuracy for p in parts]))
+        return Evaluation.joined(parts)
 
     def _in_chunks(self, models: int, work: Callable[[Tensor], Evaluation]) -> list[Evaluation]:
         """What `work` makes of one chunk of the models' indices after the other, in chunks that fit the memory."""
@@ -121,12 +121,7 @@ class VmapEngine:
             accuracy = (classes == targets).float().mean(1)
             return Evaluation(losses.cpu(), accuracy.cpu(), classes.int().cpu() if predictions else None)
 
-        parts = self._in_chunks(len(weights), evaluate_chunk)
-        return Evaluation(
-            torch.cat([part.loss for part in parts]),
-            torch.cat([part.accuracy for part in parts]),
-            torch.cat([part.predictions for part in parts if part.predictions is not None]) if predictions else None,
-        )
+        return Evaluation.joined(self._in_chunks(len(weights), evaluate_chunk))
 
 
 def stacked_logits(network: Network, shared_images: bool = False, device: torch.device | None = None):

@@ -48,8 +48,7 @@ class HyperRepProcessor(nn.Module):
 
     def __init__(self, config: HyperRepConfig):
         super().__init__()
-        self.config = config
-        self.layers, self.layout, self.standardize = config.layers, config.layout, config.standardize_weights
+        self.config, self.layers = config, config.layers
         self.layer_sizes = [size for _, size in config.parts]
         self.num_params = sum(self.layer_sizes)
         self.is_variance = [name.endswith("running_var") for name, _ in config.parts]
@@ -57,7 +56,6 @@ class HyperRepProcessor(nn.Module):
         self.register_buffer("layer_std", torch.ones(len(self.layer_sizes), dtype=torch.float32))
         reference = torch.zeros(self.num_params, dtype=torch.float32) if config.aligned else None
         self.register_buffer("reference", reference)
-        self.symmetries, self.network = config.symmetries, config.network
         self.graph: Any = None  # of the network's symmetries, found when it is asked for
         self._entries: Tensor | None = None  # of each token of one width
         self._coordinates: Tensor | None = None
@@ -94,15 +92,15 @@ class HyperRepProcessor(nn.Module):
         check_width("weights", weights, self.num_params)
         if self.reference is None:
             return weights
-        if self.symmetries == "chain":
-            return align(weights, self.reference, self.layout)
+        if self.config.symmetries == "chain":
+            return align(weights, self.reference, self.config.layout)
         try:  # this file may travel without the package, and so do all that it needs otherwise
             canonical = importlib.import_module("hyperrep.representation.canonical")
         except ImportError as error:
             raise ImportError("networks are aligned by tracing them here: pip install hyperrep") from error
         if self.graph is None:
-            self.graph = canonical.graph_of(self.network or {}, signs=self.symmetries == "signs")
-        return canonical.canonical(weights, self.reference, self.layout, self.graph)
+            self.graph = canonical.graph_of(self.config.network or {}, signs=self.config.symmetries == "signs")
+        return canonical.canonical(weights, self.reference, self.config.layout, self.graph)
 
     def forward(self, weights: Tensor) -> list[Tensor]:
         """Neuron tokens, one tensor a layer: (batch, num_units, token_size). A token is one output unit: its incoming
@@ -117,7 +115,7 @@ class HyperRepProcessor(nn.Module):
         """
         check_width("weights", weights, self.num_params)
         parts = list(weights.split(self.layer_sizes, dim=1))
-        if self.standardize:
+        if self.config.standardize_weights:
             means, deviations = self._statistics(weights.device)
             wide = torch.promote_types(weights.dtype, torch.float32)
             parts = [(part.to(wide) - means[i]) / deviations[i] for i, part in enumerate(parts)]
@@ -193,7 +191,7 @@ class HyperRepProcessor(nn.Module):
             tokens = joined(tokens[0], [(layer.num_units, layer.token_size) for layer in self.layers])
         parts = [part.to(torch.promote_types(part.dtype, torch.float32)) for part in self._cut(tokens)]
         means, deviations = self._statistics(tokens[0].device)
-        if self.standardize:
+        if self.config.standardize_weights:
             parts = [part * deviations[i] + means[i] for i, part in enumerate(parts)]
         for i in (i for i, is_variance in enumerate(self.is_variance) if is_variance):
             given = parts[i].detach()

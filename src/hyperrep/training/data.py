@@ -67,13 +67,12 @@ class TrainingData:
         """The training network of the highest validation accuracy, (num_params,)."""
         return self.train[self.scores.nan_to_num(-torch.inf).argmax()]  # NaN is not known
 
-    def aligned(self, processor: HyperRepProcessor) -> "TrainingData":
-        """The same networks with their hidden units in the order that a model is to see. Their tensors are changed:
-        there may be no room for them twice."""
+    def align(self, processor: HyperRepProcessor) -> None:
+        """Put the networks' hidden units into the order that a model is to see. The tensors are changed: there may be
+        no room for them twice."""
         for weights in (self.train, self.validation, self.test):
             for part in weights.split(ALIGNED_AT_ONCE):
                 part.copy_(processor.align(part))
-        return self
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> Tensor:

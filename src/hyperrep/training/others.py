@@ -1,6 +1,6 @@
 """Further zoos that one representation learns from, of whatever architectures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,8 @@ class OtherZoo:
         data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold)
         its = model_config(zoo, data)
         processor = HyperRepProcessor(its).fit(data.train, data.best if config.align else None)
-        return cls(zoo, data.aligned(processor), processor)
+        data.align(processor)
+        return cls(zoo, data, processor)
 
     def record(self) -> dict[str, Any]:
         """What the representation's configuration says of it."""
@@ -88,18 +89,20 @@ class OtherZoo:
         return {split: evaluate_reconstruction(view, weights, mean) for split, weights in rows.items()}
 
 
-def check_windows(processors: list[HyperRepProcessor]) -> None:
-    """Whether windows of these networks can stand in one batch.
+def check_windows(examples: Sequence[Examples], batch_size: int) -> None:
+    """Whether windows of these networks can stand in one batch, and there are enough of them for one.
 
     Raises:
-        UserError: if some networks are smaller than a window, and others not.
+        UserError: if some networks are smaller than a window, and others not, or there are too few.
     """
-    lengths = {min(processor.config.window, processor.config.num_tokens) for processor in processors}
+    lengths = {min(part.processor.config.window, part.processor.config.num_tokens) for part in examples}
     if len(lengths) > 1:
         raise UserError(
             f"the smallest networks have {min(lengths)} tokens, fewer than a window; set window to {min(lengths)} or "
             "less."
         )
+    if batch_size > (count := sum(map(len, examples))):
+        raise UserError(f"batch_size {batch_size} exceeds the {count} windows of the training checkpoints.")
 
 
 __all__ = ["Examples", "OtherZoo", "check_windows"]

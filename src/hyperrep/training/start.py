@@ -109,9 +109,16 @@ class Start:
         symmetries, graph = self.model_config.symmetries, None
         if self.config.permute and symmetries != "chain":
             graph = graph_of(self.zoo.config.network, signs=symmetries == "signs")
-        device = self.accelerator.device
-        others = [Examples(other.data.train.to(device), other.processor) for other in self.others]
-        return TrainingStep(self.config, self.accelerator, model, optimizer, weights, layout, behavior, graph, others)
+        return TrainingStep(
+            self.config, self.accelerator, model, optimizer, weights, layout, behavior, graph, self.examples()
+        )
+
+    def examples(self) -> list[Examples]:
+        """What windows are drawn from, on the accelerator's device; nothing where networks are read as a whole."""
+        if self.model_config.token_size is None:
+            return []
+        zoos = [(self.data, self.processor), *((other.data, other.processor) for other in self.others)]
+        return [Examples(data.train.to(self.accelerator.device), processor) for data, processor in zoos]
 
 
 def start(
@@ -145,14 +152,11 @@ def start(
     model_config = _model_config(config, zoo, data, others)
     check_memory(model_config, accelerator.device)
     processor = HyperRepProcessor(model_config).fit(data.train, data.best if config.align else None)
-    if others:
-        check_windows([processor, *(other.processor for other in others)])
-    if model_config.token_size is not None:
-        every = [Examples(data.train, processor), *(Examples(other.data.train, other.processor) for other in others)]
-        if config.batch_size > (count := sum(map(len, every))):
-            raise UserError(f"batch_size {config.batch_size} exceeds the {count} windows of the training checkpoints.")
-    data = data.aligned(processor)
-    return Start(config, zoo, data, accelerator, settings, checkpoints, model_config, processor, others)
+    run = Start(config, zoo, data, accelerator, settings, checkpoints, model_config, processor, others)
+    if examples := run.examples():
+        check_windows(examples, config.batch_size)
+    data.align(processor)
+    return run
 
 
 def _check_surroundings(config: TrainingConfig) -> None:

@@ -32,7 +32,7 @@ class TrainingStep:
         layout ([`WeightLayout`]): of the weights.
         behavior ([`BehavioralLoss`], *optional*)
         graph ([`WeightGraph`], *optional*): by which networks are permuted; by default they are chains of layers.
-        others (`Sequence`): further networks that windows are drawn from, of other zoos.
+        examples (`Sequence`): what windows are drawn from, where networks are read through them; else nothing.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TrainingStep:
         layout: WeightLayout,
         behavior: BehavioralLoss | None,
         graph: WeightGraph | None = None,
-        others: Sequence[Examples] = (),
+        examples: Sequence[Examples] = (),
     ):
         self.config, self.accelerator, self.model, self.optimizer = config, accelerator, model, optimizer
         self.weights, self.layout, self.behavior, self.graph = weights, layout, behavior, graph
@@ -57,9 +57,8 @@ class TrainingStep:
             "behavior": torch.Generator(accelerator.device),
         }
         self.num_views = 2 if model.config.contrast_weight else 1
-        # networks that are read through windows give as many examples as it takes to read them once
-        self.examples = [] if model.config.token_size is None else [Examples(weights, model.processor), *others]
-        self.num_examples = sum(map(len, self.examples)) or len(weights)
+        self.examples = examples
+        self.num_examples = sum(map(len, examples)) or len(weights)
         self.steps_per_epoch = self.num_examples // config.batch_size
         self.total_steps = self.steps_per_epoch * config.num_train_epochs
         self._order, self._order_of_epoch = torch.empty(0), -1
@@ -122,7 +121,7 @@ class TrainingStep:
         return batch.chunk(self.accelerator.num_processes)[self.accelerator.process_index].to(self.weights.device)
 
     def _losses(self, rows: Tensor) -> dict[str, Tensor]:
-        if self.model.config.token_size is not None:
+        if self.examples:
             return self._window_losses(rows)
         views, targets, clean = make_views(
             self.weights[rows], self.layout, self.config, self.num_views, self.generators["augmentation"], self.graph

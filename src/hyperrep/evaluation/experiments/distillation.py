@@ -52,13 +52,15 @@ class Distillation(Experiment):
         check_memory(bench, self.draws, self.num_models)
         best = self._best(bench)
         random = initial_weights(bench.network, list(self.order_seeds))
-        average = bench.refreshed(bench.model.processor.align(best).mean(0, keepdim=True))
-        decoded = decode_rows(bench.model, encode_rows(bench.model, best).mean(0, keepdim=True))
+        aligned = bench.model.processor.align(best)
+        latents = encode_rows(bench.model, aligned, aligned=True)
+        average = bench.refreshed(aligned.mean(0, keepdim=True))
+        decoded = bench.refreshed(decode_rows(bench.model, latents.mean(0, keepdim=True)))
         labelled = [
             Population("B_T", "", random, {}),
             Population("best network", "", best[:1], {}),
             Population("average", "of the best, aligned", average, {}),
-            Population("decoded mean latent", "", bench.refreshed(decoded), {}),
+            Population("decoded mean latent", "", decoded, {}),
             *draw_populations(bench, self.draws, self.num_models, self.seed),
         ]
         taught = [
