@@ -10,7 +10,9 @@ are trained by the preset of the data set's name, or that of mnist where there i
 
 Each stage has a folder whose name says by a hash what it was made of: what is complete is not made again, another
 table or another number of models starts from what is there. Ctrl-C, and the same command goes on. Wall times of all
-stages stand in `seconds.jsonl`; those of a run that was killed outright are not known.
+stages stand in `seconds.jsonl`, beside the seconds that processors worked on them (`processor_seconds`: over two cores,
+less than twice the wall time says that something else ran, or that cores waited); those of a run that was killed outright
+are not known.
 """
 
 import argparse
@@ -140,11 +142,12 @@ class Clock:
             print(f"{dataset}: {name} is there", file=sys.stderr)
             yield
             return
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
             seconds = time.perf_counter() - started + (before.mean if before else 0.0)
+            busy = time.process_time() - busy + (before.settings.get("processor_seconds", 0.0) if before else 0.0)
             self.rows = [row for row in self.rows if row is not before]
             self.rows.append(
                 ResultRow(
@@ -158,7 +161,7 @@ class Clock:
                     revision=None,
                     machine=machine_name(),
                     seconds=seconds,
-                    settings={**versions(), "key": key, **made},
+                    settings={**versions(), "key": key, "processor_seconds": busy, **made},
                 )
             )
             write_results(self.folder, TIMES, self.rows)
