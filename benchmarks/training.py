@@ -39,6 +39,7 @@ from hyperrep.population import choose_engine
 from hyperrep.representation import HyperRepConfig, HyperRepModel
 from hyperrep.results import machine_name
 from hyperrep.training.behavior import BehavioralLoss
+from hyperrep.training.moments import Moments
 from hyperrep.training.config import TrainingConfig
 from hyperrep.training.memory import keep_freed_memory
 from hyperrep.training.step import make_views
@@ -93,7 +94,8 @@ class Ours:
         self.behavior = None
         if self.settings.behavior_weight or self.settings.shuffled_weight:
             images = ImageSplit(torch.randn(1_000, 1, 28, 28).to(device), torch.randint(10, (1_000,)).to(device))
-            self.behavior = BehavioralLoss(NETWORK, images, self.settings, choose_engine("auto", NETWORK))
+            moments = Moments(self.networks, self.model.processor.layer_sizes, self.model.processor.layer_std)
+            self.behavior = BehavioralLoss(NETWORK, images, self.settings, choose_engine("auto", NETWORK), moments)
 
     def step(self) -> dict[str, float]:
         """One step; seconds of each of its parts."""

@@ -1,5 +1,7 @@
 """The behavioural loss, alignment, and latents per neuron."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -8,7 +10,8 @@ from hyperrep import HyperRepConfig, HyperRepModel, load_zoo
 from hyperrep.population import choose_engine, population_logits
 from hyperrep.representation.batched import encode_rows
 from hyperrep.training import TrainingConfig, train
-from hyperrep.training.behavior import BehavioralLoss, shuffled
+from hyperrep.training.behavior import BehavioralLoss, answers_like, shuffled
+from hyperrep.training.moments import Moments
 from hyperrep.weights import random_permutations
 
 
@@ -22,6 +25,8 @@ SETTINGS = {
     "permute": False,
     "behavior_weight": 0.3,
     "shuffled_weight": 0.1,
+    "answers_weight": 0.4,
+    "moments_weight": 0.2,
     "behavior_images": 4,
     "batch_size": 32,
     "num_train_epochs": 4,
@@ -38,8 +43,9 @@ def zoo(digits_zoo):
 @pytest.fixture
 def behavior(zoo, digits_images) -> BehavioralLoss:
     network = zoo.config.network_config()
-    config = TrainingConfig.from_dict(SETTINGS)
-    return BehavioralLoss(network, digits_images.train, config, choose_engine("auto", network))
+    config, processor = TrainingConfig.from_dict(SETTINGS), neuron_model(zoo).processor
+    moments = Moments(zoo["train"].weights, processor.layer_sizes, processor.layer_std)
+    return BehavioralLoss(network, digits_images.train, config, choose_engine("auto", network), moments)
 
 
 def neuron_model(zoo) -> HyperRepModel:
@@ -105,19 +111,59 @@ def test_shuffling_keeps_every_dimensions_values_and_mixes_networks():
     assert (torch.tensor([len(row.unique()) for row in sources]) > 3).all()
 
 
+def test_moments_by_hand():
+    weights = torch.tensor([[0.0, 0.0, 4.0], [2.0, 4.0, 4.0]])  # means 1, 2, 4; variances 2, 8, 0
+    moments = Moments(torch.tensor([[0.0, 1.0, 1.0], [0.0, 3.0, 1.0]]), [2, 1], torch.tensor([2.0, 0.5]))
+    shift = torch.tensor([1 - 2 / 2, 0 - 8 / 2, 9 - 0.0])  # from means 0, 2, 1, without a batch of two's own scatter
+    spread = torch.tensor([2**0.5 - 0, 8**0.5 - 2**0.5, 0.0]).square()
+    expected = ((shift + spread) / torch.tensor([4.0, 4.0, 0.25])).mean()
+    assert_close(moments(weights), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_small_batch_of_the_same_population_has_the_same_moments():
+    generator = torch.Generator().manual_seed(0)
+    zoo = 0.3 + 0.5 * torch.randn(4000, 50, generator=generator)
+    moments = Moments(zoo, [50], torch.tensor([0.5]))
+    batches = zoo[torch.randperm(4000, generator=generator)].split(16)
+    mean = torch.stack([moments(batch) for batch in batches]).mean()
+    assert mean == pytest.approx(1 / 30, abs=0.01)  # how well 16 tell the deviation: 1 / (2 (16 - 1))
+    assert moments(zoo + 0.5) - moments(zoo) == pytest.approx(1.0, abs=1e-3)
+    assert moments(0.5 * zoo) > 0.3
+
+
+def test_a_population_answers_like_another_if_it_is_as_sure_and_as_divided():
+    generator = torch.Generator().manual_seed(0)
+    usual = torch.randn(1, 20, 5, generator=generator) + torch.randn(4000, 20, 5, generator=generator)
+    same, other = usual[::2], usual[1::2]
+    assert answers_like(other + 3.0, same).abs() < 0.01  # what all classes have in common is no answer
+    assert answers_like(same.mean(0).expand_as(same), same) == pytest.approx(1.0, abs=0.05)  # all of one mind
+    assert answers_like(other.roll(1, dims=1), same) > 0.5  # the answers to other images
+
+
+def test_cross_entropy_in_one_pass_is_that_of_the_answers(zoo, behavior):
+    images = behavior.images[torch.arange(8)]
+    networks = zoo["train"].weights[-4:]
+    both = behavior.of_shuffled(networks, networks, images)
+    assert both["answers"].abs() < 0.5  # the floor of a few networks is no zero
+    behavior.config = replace(behavior.config, answers_weight=0.0)
+    alone = behavior.of_shuffled(networks, networks, images)
+    assert alone.keys() == {"shuffled", "moments"}
+    assert_close(alone["shuffled"], both["shuffled"], rtol=1e-5, atol=1e-6)
+
+
 def test_its_gradient_reaches_the_decoder(zoo, behavior):
     model = neuron_model(zoo).train()
     output = model(zoo["train"].weights[:8])
     losses = behavior(model, zoo["train"].weights[:8], output, 8, torch.Generator().manual_seed(0))
-    expected = output.loss + 0.3 * losses["behavior_loss"] + 0.1 * losses["shuffled_loss"]
-    assert_close(losses["loss"], expected)
-    (losses["behavior_loss"] + losses["shuffled_loss"]).backward()
+    terms = [losses[f"{name}_loss"] for name in ("behavior", "shuffled", "moments", "answers")]
+    assert_close(losses["loss"], output.loss + 0.3 * terms[0] + 0.1 * terms[1] + 0.2 * terms[2] + 0.4 * terms[3])
+    sum(terms).backward()
     assert all(parameter.grad is not None for parameter in model.decoder.parameters())
 
 
 @pytest.mark.parametrize("name", ["shuffled", "behavior"])
 def test_each_term_stands_alone(zoo, behavior, name):
-    weights = {f"{kind}_weight": 0.0 for kind in ("behavior", "shuffled")}
+    weights = {f"{kind}_weight": 0.0 for kind in ("behavior", "shuffled", "answers", "moments")}
     behavior.config = TrainingConfig.from_dict(SETTINGS | weights | {f"{name}_weight": 0.5})
     assert behavior.config.runs_networks
     model = neuron_model(zoo).train()

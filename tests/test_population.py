@@ -22,6 +22,7 @@ from hyperrep.networks import SmallCNNConfig, SmallCNNForImageClassification, in
 from hyperrep.population import (
     Recipe,
     image_order,
+    population_answers,
     population_cross_entropy,
     population_logits,
     train_population,
@@ -181,6 +182,29 @@ def test_population_cross_entropy_has_the_gradient_of_autograd(engine, network):
             gradient = layout.vectorize({name: p.grad for name, p in model.named_parameters()})
             torch.testing.assert_close(loss[i], expected, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(leaf.grad[i], upstream[i] * gradient, rtol=1e-4, atol=1e-5)
+
+
+@every_engine
+def test_any_loss_of_a_populations_answers_has_the_gradient_of_autograd(engine):
+    network = SmallCNNConfig(**SMALL)
+    images, _ = random_images(network)
+    weights = initial_weights(network, SEEDS)
+    model = SmallCNNForImageClassification(network).eval()
+    layout = WeightLayout.of(model)
+
+    def loss_of(answers):  # of all networks together, and no cross-entropy
+        vote = answers.softmax(-1).mean(0)
+        return 30 * (answers[1:] - answers[:-1]).square().mean() + vote.square().sum()
+
+    leaf = weights.clone().requires_grad_()
+    loss = loss_of(population_answers(network, leaf, images, engine))
+    loss.backward()
+    vectors = weights.clone().requires_grad_()
+    each = (torch.func.functional_call(model, layout.unvectorize(row), (images,)).logits for row in vectors)
+    expected = loss_of(torch.stack(list(each)))
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(leaf.grad, vectors.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_the_orders_of_images_and_the_keys_of_dropout_are_drawn_with_different_numbers(monkeypatch):

@@ -4,7 +4,7 @@ A network is defined by its seed alone. Its initial weights and its image order 
 other networks in the population or the order of work; every engine follows the plain loop up to float rounding.
 """
 
-from .differentiable import population_cross_entropy, population_logits
+from .differentiable import population_answers, population_cross_entropy, population_logits
 from .engines import ENGINES, choose_engine
 from .population import Engine, Evaluation, Population, Recipe, image_order
 from .statistics import REFRESH_IMAGES, refresh_statistics
@@ -21,6 +21,7 @@ __all__ = [
     "Recipe",
     "choose_engine",
     "image_order",
+    "population_answers",
     "population_cross_entropy",
     "population_logits",
     "refresh_statistics",

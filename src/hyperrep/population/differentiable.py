@@ -49,6 +49,42 @@ def population_cross_entropy(
     return nn.functional.cross_entropy(logits.transpose(1, 2), targets.transpose(1, 2), reduction="none").mean(1)
 
 
+def population_answers(network: PreTrainedConfig, weights: Tensor, images: Tensor, engine: Engine) -> Tensor:
+    """What [`population_logits`] gives, differentiable by the weights: for any loss of the answers.
+
+    Args:
+        network (`PreTrainedConfig`)
+        weights (`Tensor`): (models, num_params), such as a decoder makes.
+        images (`Tensor`): (images, channels, height, width), the same for all models.
+        engine ([`Engine`]): as in [`population_cross_entropy`]. The native one has the gradient of a cross-entropy
+            alone, which by the logits is probabilities minus targets; given as targets the probabilities minus the
+            gradient that comes from above, it makes the gradient of any loss.
+
+    Returns:
+        `Tensor`: (models, images, classes), logits.
+    """
+    if isinstance(engine, NativeEngine) and weights.device.type == "cpu":
+        return _NativeAnswers.apply(weights, network, images, engine)
+    weights, images = check_inputs(network, weights, images)
+    return stacked_logits(network, shared_images=True, device=weights.device)(weights, images)
+
+
+class _NativeAnswers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, network, images: Tensor, engine: NativeEngine) -> Tensor:
+        logits = engine.logits(network, weights, images)
+        ctx.save_for_backward(weights, images, logits)
+        ctx.network, ctx.engine = network, engine
+        return logits
+
+    @staticmethod
+    def backward(ctx: Any, logits_gradient: Tensor):  # type: ignore[override]
+        weights, images, logits = ctx.saved_tensors
+        targets = logits.softmax(-1) - len(images) * logits_gradient  # the loss is a mean over images
+        _, gradient = ctx.engine.loss_and_gradient(ctx.network, weights, images, targets)
+        return gradient, None, None, None
+
+
 class _NativeCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, network, images: Tensor, targets: Tensor, engine: NativeEngine) -> Tensor:

@@ -3,7 +3,8 @@ what a network does.
 
 *Reconstructions* shall answer as their originals do. And networks decoded from latents that no training network has
 shall answer correctly; without such a term, samples of a density are at chance. These latents are *shuffled*: each
-dimension is taken from another network of the batch, every value once.
+dimension is taken from another network of the batch, every value once. They shall lie where the zoo's networks lie,
+too, and not in a corner of weight space that the decoder keeps for them ([`Moments`]).
 """
 
 import torch
@@ -12,9 +13,13 @@ from transformers import PreTrainedConfig
 
 from ..images import ImageSplit
 from ..networks import num_classes
-from ..population import Engine, population_cross_entropy, population_logits
+from ..population import Engine, population_answers, population_cross_entropy, population_logits
 from ..representation import HyperRepModel, HyperRepOutput
 from .config import TrainingConfig
+from .moments import Moments
+
+
+SHUFFLED = ("shuffled", "answers", "moments")  # terms of networks that are decoded from shuffled latents
 
 
 class BehavioralLoss:
@@ -25,13 +30,22 @@ class BehavioralLoss:
         images ([`ImageSplit`]): training images of the zoo.
         config ([`TrainingConfig`]): weights of the terms, and images a step.
         engine ([`Engine`]): runs the decoded networks.
+        moments ([`Moments`]): of the training networks, aligned.
     """
 
-    def __init__(self, network: PreTrainedConfig, images: ImageSplit, config: TrainingConfig, engine: Engine):
+    def __init__(
+        self,
+        network: PreTrainedConfig,
+        images: ImageSplit,
+        config: TrainingConfig,
+        engine: Engine,
+        moments: Moments,
+    ):
         self.network = network
         self.images = images
         self.config = config
         self.engine = engine
+        self.moments = moments
 
     def __call__(
         self,
@@ -65,10 +79,32 @@ class BehavioralLoss:
             losses["behavior_loss"] = self.reconstruction(originals[:count], output.reconstruction[:count], images)
             losses["loss"] = losses["loss"] + self.config.behavior_weight * losses["behavior_loss"]
         latents = output.latents[:count]
-        if self.config.shuffled_weight:
-            losses["shuffled_loss"] = self.cross_entropy(model, shuffled(latents, generator), images)
-            losses["loss"] = losses["loss"] + self.config.shuffled_weight * losses["shuffled_loss"]
+        if any(getattr(self.config, f"{name}_weight") for name in SHUFFLED):
+            decoded = model.decode(shuffled(latents, generator))
+            for name, loss in self.of_shuffled(decoded, originals[:count], images).items():
+                losses[f"{name}_loss"] = loss
+                losses["loss"] = losses["loss"] + getattr(self.config, f"{name}_weight") * loss
         return losses
+
+    def of_shuffled(self, decoded: Tensor, originals: Tensor, images: ImageSplit) -> dict[str, Tensor]:
+        """The terms of [`SHUFFLED`] that have a weight, and what is known beside them.
+
+        Args:
+            decoded, originals (`Tensor`): (batch, num_params), from shuffled latents, and the networks of these.
+            images ([`ImageSplit`])
+        """
+        config, terms = self.config, {}
+        if config.answers_weight:
+            answers = population_answers(self.network, decoded, images.pixels, self.engine)
+            usual = population_logits(self.network, originals, images.pixels, self.engine)
+            terms["answers"] = answers_like(answers, usual)
+            labels = images.labels.expand(len(decoded), -1)
+            terms["shuffled"] = nn.functional.cross_entropy(answers.transpose(1, 2), labels)
+        elif config.shuffled_weight:  # in one pass
+            terms["shuffled"] = self.cross_entropy(decoded, images)
+        if config.moments_weight:
+            terms["moments"] = self.moments(decoded)
+        return terms
 
     def reconstruction(self, original: Tensor, reconstruction: Tensor, images: ImageSplit) -> Tensor:
         """Cross-entropy between the outputs of the original networks and of their reconstructions.
@@ -83,12 +119,27 @@ class BehavioralLoss:
         targets = population_logits(self.network, original, images.pixels, self.engine).softmax(-1)
         return population_cross_entropy(self.network, reconstruction, images.pixels, targets, self.engine).mean()
 
-    def cross_entropy(self, model: HyperRepModel, latents: Tensor, images: ImageSplit) -> Tensor:
-        """Mean cross-entropy with the labels of the networks decoded from latents (batch, latent_size), in nats."""
-        decoded = model.decode(latents)
+    def cross_entropy(self, decoded: Tensor, images: ImageSplit) -> Tensor:
+        """Mean cross-entropy of networks (batch, num_params) with the labels, in nats."""
         labels = nn.functional.one_hot(images.labels, num_classes(self.network)).float()  # (images, classes)
         targets = labels.expand(len(decoded), -1, -1)
         return population_cross_entropy(self.network, decoded, images.pixels, targets, self.engine).mean()
+
+
+def answers_like(answers: Tensor, usual: Tensor) -> Tensor:
+    """How far a population's answers are from another's: [`Moments`] of logits, image by image and class by class, so
+    that networks are as sure where the others are and disagree where they do. Needs no labels.
+
+    Args:
+        answers, usual (`Tensor`): (networks, images, classes), logits; what all classes have in common says nothing.
+
+    Returns:
+        `Tensor`: scalar, in units of the variance of `usual` over networks.
+    """
+    answers, usual = (logits - logits.mean(dim=2, keepdim=True) for logits in (answers, usual))
+    usual = usual.flatten(1)
+    scale = usual.var(dim=0).mean().sqrt().clamp_min(1e-6)
+    return Moments(usual, [usual.shape[1]], scale[None])(answers.flatten(1))
 
 
 def shuffled(latents: Tensor, generator: torch.Generator) -> Tensor:

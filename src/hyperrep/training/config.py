@@ -24,7 +24,7 @@ FROM_ZOO = ("layout", "network", "image_processor", "zoo", "aligned")
 MODEL_KEYS = tuple(name for name in HyperRepConfig.__annotations__ if name not in FROM_ZOO and name != "model_type")
 PRESETS = Path(__file__).parent.parent / "presets"
 LARGEST_COUNT = 10**9  # of steps, networks, units, ...; a seed may be any number of 63 bits
-BEHAVIOR_WEIGHTS = ("behavior_weight", "shuffled_weight")
+BEHAVIOR_WEIGHTS = ("behavior_weight", "shuffled_weight", "answers_weight", "moments_weight")
 CHOICES = {
     "optimizer": ("adam", "adamw"),
     "lr_schedule": ("constant", "cosine"),
@@ -57,6 +57,11 @@ class TrainingConfig:
             networks and of their reconstructions, see [`~hyperrep.training.behavior.BehavioralLoss`].
         shuffled_weight (`float`, *optional*, defaults to 0.0): weight of the cross-entropy with the labels of networks
             decoded from latents shuffled per dimension across the batch.
+        answers_weight (`float`, *optional*, defaults to 0.0): weight of how far the answers of these networks, as a
+            population, are from those of the networks whose latents they are: as sure, and as often unlike each other,
+            see [`~hyperrep.training.behavior.answers_like`].
+        moments_weight (`float`, *optional*, defaults to 0.0): weight of how far means and standard deviations of these
+            networks' weights are from those of the training networks, see [`~hyperrep.training.moments.Moments`].
         behavior_images (`int`, *optional*, defaults to 32): training images a step for these terms.
         batch_size (`int`, *optional*, defaults to 64): networks a step, over all processes together.
         gradient_accumulation_steps (`int`, *optional*, defaults to 1): micro-batches that a step's batch is divided
@@ -103,6 +108,8 @@ class TrainingConfig:
 
     behavior_weight: float | int = 0.0
     shuffled_weight: float | int = 0.0
+    answers_weight: float | int = 0.0
+    moments_weight: float | int = 0.0
     behavior_images: int = 32
 
     batch_size: int = 64

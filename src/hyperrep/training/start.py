@@ -30,6 +30,7 @@ from .data import TrainingData
 from .logs import TRACKERS
 from .measures import Evaluator
 from .memory import check_memory
+from .moments import Moments
 from .others import Examples, OtherZoo, check_windows
 from .step import TrainingStep
 from .streams import seed_of
@@ -79,8 +80,19 @@ class Start:
         network, pictures = found
         engine, behavior = choose_engine("auto", network), None
         if self.config.runs_networks:
-            behavior = _behavior(self.config, network, pictures, engine, self.accelerator.device)
+            behavior = self._behavior(network, pictures, engine)
         return Evaluator(self.data, network, engine, pictures), behavior
+
+    def _behavior(self, network: PreTrainedConfig, images: ImageData, engine: Engine) -> BehavioralLoss:
+        if self.config.behavior_images > len(images.train):
+            raise UserError(
+                f"behavior_images {self.config.behavior_images} exceeds the {len(images.train)} training images."
+            )
+        device = self.accelerator.device
+        split = ImageSplit(images.train.pixels.to(device), images.train.labels.to(device))
+        sizes, std = self.processor.layer_sizes, self.processor.layer_std
+        moments = Moments(self.data.train.to(device), sizes, std.to(device))
+        return BehavioralLoss(network, split, self.config, engine, moments)
 
     def new_model(self) -> tuple[HyperRepModel, optim.Optimizer]:
         """The model at step 0, on the accelerator's device, and its optimiser."""
@@ -257,15 +269,6 @@ def _networks_and_images(
         if is_main:
             logger.warning("accuracies of reconstructed networks are left out: %s", error)
         return None
-
-
-def _behavior(
-    config: TrainingConfig, network: PreTrainedConfig, images: ImageData, engine: Engine, device: torch.device
-) -> BehavioralLoss:
-    if config.behavior_images > len(images.train):
-        raise UserError(f"behavior_images {config.behavior_images} exceeds the {len(images.train)} training images.")
-    split = ImageSplit(images.train.pixels.to(device), images.train.labels.to(device))
-    return BehavioralLoss(network, split, config, engine)
 
 
 __all__ = ["Start", "start"]
