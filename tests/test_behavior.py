@@ -10,7 +10,7 @@ from hyperrep import HyperRepConfig, HyperRepModel, load_zoo
 from hyperrep.population import choose_engine, population_logits
 from hyperrep.representation.batched import encode_rows
 from hyperrep.training import TrainingConfig, train
-from hyperrep.training.behavior import BehavioralLoss, answers_like, shuffled
+from hyperrep.training.behavior import BehavioralLoss, shuffled
 from hyperrep.training.moments import Moments
 from hyperrep.weights import random_permutations
 
@@ -25,7 +25,6 @@ SETTINGS = {
     "permute": False,
     "behavior_weight": 0.3,
     "shuffled_weight": 0.1,
-    "answers_weight": 0.4,
     "moments_weight": 0.2,
     "behavior_images": 4,
     "batch_size": 32,
@@ -131,39 +130,35 @@ def test_a_small_batch_of_the_same_population_has_the_same_moments():
     assert moments(0.5 * zoo) > 0.3
 
 
-def test_a_population_answers_like_another_if_it_is_as_sure_and_as_divided():
-    generator = torch.Generator().manual_seed(0)
-    usual = torch.randn(1, 20, 5, generator=generator) + torch.randn(4000, 20, 5, generator=generator)
-    same, other = usual[::2], usual[1::2]
-    assert answers_like(other + 3.0, same).abs() < 0.01  # what all classes have in common is no answer
-    assert answers_like(same.mean(0).expand_as(same), same) == pytest.approx(1.0, abs=0.05)  # all of one mind
-    assert answers_like(other.roll(1, dims=1), same) > 0.5  # the answers to other images
-
-
-def test_cross_entropy_in_one_pass_is_that_of_the_answers(zoo, behavior):
-    images = behavior.images[torch.arange(8)]
-    networks = zoo["train"].weights[-4:]
-    both = behavior.of_shuffled(networks, networks, images)
-    assert both["answers"].abs() < 0.5  # the floor of a few networks is no zero
-    behavior.config = replace(behavior.config, answers_weight=0.0)
-    alone = behavior.of_shuffled(networks, networks, images)
-    assert alone.keys() == {"shuffled", "moments"}
-    assert_close(alone["shuffled"], both["shuffled"], rtol=1e-5, atol=1e-6)
+def test_the_ensembles_share_by_hand(zoo, behavior):
+    images, networks = behavior.images[torch.arange(8)], zoo["train"].weights[-4:].clone().requires_grad_()
+    probabilities = population_logits(behavior.network, networks.detach(), images.pixels, behavior.engine).softmax(-1)
+    correct = probabilities[:, torch.arange(8), images.labels]
+    own, ensemble = -correct.log().mean(), -correct.mean(0).log().mean()
+    assert own > ensemble  # networks that differ
+    gradients = []
+    for share in (0.0, 1e-9, 0.25, 1.0):  # the first in one pass
+        behavior.config = replace(behavior.config, ensemble_share=share)
+        loss = behavior.correctness(networks, images)
+        assert_close(loss, (1 - share) * own + share * ensemble, rtol=1e-5, atol=1e-6)
+        gradients += torch.autograd.grad(loss, networks)
+    assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+    assert_close(gradients[2], 0.75 * gradients[0] + 0.25 * gradients[3], rtol=1e-4, atol=1e-6)
 
 
 def test_its_gradient_reaches_the_decoder(zoo, behavior):
     model = neuron_model(zoo).train()
     output = model(zoo["train"].weights[:8])
     losses = behavior(model, zoo["train"].weights[:8], output, 8, torch.Generator().manual_seed(0))
-    terms = [losses[f"{name}_loss"] for name in ("behavior", "shuffled", "moments", "answers")]
-    assert_close(losses["loss"], output.loss + 0.3 * terms[0] + 0.1 * terms[1] + 0.2 * terms[2] + 0.4 * terms[3])
+    terms = [losses[f"{name}_loss"] for name in ("behavior", "shuffled", "moments")]
+    assert_close(losses["loss"], output.loss + 0.3 * terms[0] + 0.1 * terms[1] + 0.2 * terms[2])
     sum(terms).backward()
     assert all(parameter.grad is not None for parameter in model.decoder.parameters())
 
 
-@pytest.mark.parametrize("name", ["shuffled", "behavior"])
+@pytest.mark.parametrize("name", ["shuffled", "behavior", "moments"])
 def test_each_term_stands_alone(zoo, behavior, name):
-    weights = {f"{kind}_weight": 0.0 for kind in ("behavior", "shuffled", "answers", "moments")}
+    weights = {f"{kind}_weight": 0.0 for kind in ("behavior", "shuffled", "moments")}
     behavior.config = TrainingConfig.from_dict(SETTINGS | weights | {f"{name}_weight": 0.5})
     assert behavior.config.runs_networks
     model = neuron_model(zoo).train()

@@ -7,6 +7,8 @@ dimension is taken from another network of the batch, every value once. They sha
 too, and not in a corner of weight space that the decoder keeps for them ([`Moments`]).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -19,7 +21,7 @@ from .config import TrainingConfig
 from .moments import Moments
 
 
-SHUFFLED = ("shuffled", "answers", "moments")  # terms of networks that are decoded from shuffled latents
+SHUFFLED = ("shuffled", "moments")  # terms of networks that are decoded from shuffled latents
 
 
 class BehavioralLoss:
@@ -81,30 +83,12 @@ class BehavioralLoss:
         latents = output.latents[:count]
         if any(getattr(self.config, f"{name}_weight") for name in SHUFFLED):
             decoded = model.decode(shuffled(latents, generator))
-            for name, loss in self.of_shuffled(decoded, originals[:count], images).items():
-                losses[f"{name}_loss"] = loss
-                losses["loss"] = losses["loss"] + getattr(self.config, f"{name}_weight") * loss
+            terms = {"shuffled": lambda: self.correctness(decoded, images), "moments": lambda: self.moments(decoded)}
+            for name in SHUFFLED:
+                if weight := getattr(self.config, f"{name}_weight"):
+                    losses[f"{name}_loss"] = terms[name]()
+                    losses["loss"] = losses["loss"] + weight * losses[f"{name}_loss"]
         return losses
-
-    def of_shuffled(self, decoded: Tensor, originals: Tensor, images: ImageSplit) -> dict[str, Tensor]:
-        """The terms of [`SHUFFLED`] that have a weight, and what is known beside them.
-
-        Args:
-            decoded, originals (`Tensor`): (batch, num_params), from shuffled latents, and the networks of these.
-            images ([`ImageSplit`])
-        """
-        config, terms = self.config, {}
-        if config.answers_weight:
-            answers = population_answers(self.network, decoded, images.pixels, self.engine)
-            usual = population_logits(self.network, originals, images.pixels, self.engine)
-            terms["answers"] = answers_like(answers, usual)
-            labels = images.labels.expand(len(decoded), -1)
-            terms["shuffled"] = nn.functional.cross_entropy(answers.transpose(1, 2), labels)
-        elif config.shuffled_weight:  # in one pass
-            terms["shuffled"] = self.cross_entropy(decoded, images)
-        if config.moments_weight:
-            terms["moments"] = self.moments(decoded)
-        return terms
 
     def reconstruction(self, original: Tensor, reconstruction: Tensor, images: ImageSplit) -> Tensor:
         """Cross-entropy between the outputs of the original networks and of their reconstructions.
@@ -119,27 +103,19 @@ class BehavioralLoss:
         targets = population_logits(self.network, original, images.pixels, self.engine).softmax(-1)
         return population_cross_entropy(self.network, reconstruction, images.pixels, targets, self.engine).mean()
 
-    def cross_entropy(self, decoded: Tensor, images: ImageSplit) -> Tensor:
-        """Mean cross-entropy of networks (batch, num_params) with the labels, in nats."""
-        labels = nn.functional.one_hot(images.labels, num_classes(self.network)).float()  # (images, classes)
-        targets = labels.expand(len(decoded), -1, -1)
-        return population_cross_entropy(self.network, decoded, images.pixels, targets, self.engine).mean()
-
-
-def answers_like(answers: Tensor, usual: Tensor) -> Tensor:
-    """How far a population's answers are from another's: [`Moments`] of logits, image by image and class by class, so
-    that networks are as sure where the others are and disagree where they do. Needs no labels.
-
-    Args:
-        answers, usual (`Tensor`): (networks, images, classes), logits; what all classes have in common says nothing.
-
-    Returns:
-        `Tensor`: scalar, in units of the variance of `usual` over networks.
-    """
-    answers, usual = (logits - logits.mean(dim=2, keepdim=True) for logits in (answers, usual))
-    usual = usual.flatten(1)
-    scale = usual.var(dim=0).mean().sqrt().clamp_min(1e-6)
-    return Moments(usual, [usual.shape[1]], scale[None])(answers.flatten(1))
+    def correctness(self, decoded: Tensor, images: ImageSplit) -> Tensor:
+        """Cross-entropy of networks (batch, num_params) with the labels, in nats: the mean of each network's own and,
+        by its share, that of their mean probabilities, of the ensemble. The second is smaller, the less alike their
+        errors are: negative correlation learning (Liu and Yao, 1999)."""
+        share = self.config.ensemble_share
+        if not share:  # loss and gradient in one pass
+            labels = nn.functional.one_hot(images.labels, num_classes(self.network)).float()  # (images, classes)
+            targets = labels.expand(len(decoded), -1, -1)
+            return population_cross_entropy(self.network, decoded, images.pixels, targets, self.engine).mean()
+        answers = population_answers(self.network, decoded, images.pixels, self.engine).log_softmax(-1)
+        correct = answers[:, torch.arange(len(images.labels)), images.labels]  # (networks, images)
+        ensemble = correct.logsumexp(dim=0) - math.log(len(decoded))
+        return -((1 - share) * correct.mean() + share * ensemble.mean())
 
 
 def shuffled(latents: Tensor, generator: torch.Generator) -> Tensor:

@@ -24,7 +24,7 @@ FROM_ZOO = ("layout", "network", "image_processor", "zoo", "aligned")
 MODEL_KEYS = tuple(name for name in HyperRepConfig.__annotations__ if name not in FROM_ZOO and name != "model_type")
 PRESETS = Path(__file__).parent.parent / "presets"
 LARGEST_COUNT = 10**9  # of steps, networks, units, ...; a seed may be any number of 63 bits
-BEHAVIOR_WEIGHTS = ("behavior_weight", "shuffled_weight", "answers_weight", "moments_weight")
+BEHAVIOR_WEIGHTS = ("behavior_weight", "shuffled_weight", "moments_weight")
 CHOICES = {
     "optimizer": ("adam", "adamw"),
     "lr_schedule": ("constant", "cosine"),
@@ -57,9 +57,8 @@ class TrainingConfig:
             networks and of their reconstructions, see [`~hyperrep.training.behavior.BehavioralLoss`].
         shuffled_weight (`float`, *optional*, defaults to 0.0): weight of the cross-entropy with the labels of networks
             decoded from latents shuffled per dimension across the batch.
-        answers_weight (`float`, *optional*, defaults to 0.0): weight of how far the answers of these networks, as a
-            population, are from those of the networks whose latents they are: as sure, and as often unlike each other,
-            see [`~hyperrep.training.behavior.answers_like`].
+        ensemble_share (`float`, *optional*, defaults to 0.0): share, from 0 to 1, of that cross-entropy which is not
+            each network's own but that of their mean probabilities, so that they learn to err differently.
         moments_weight (`float`, *optional*, defaults to 0.0): weight of how far means and standard deviations of these
             networks' weights are from those of the training networks, see [`~hyperrep.training.moments.Moments`].
         behavior_images (`int`, *optional*, defaults to 32): training images a step for these terms.
@@ -108,7 +107,7 @@ class TrainingConfig:
 
     behavior_weight: float | int = 0.0
     shuffled_weight: float | int = 0.0
-    answers_weight: float | int = 0.0
+    ensemble_share: float | int = 0.0
     moments_weight: float | int = 0.0
     behavior_images: int = 32
 
@@ -154,6 +153,8 @@ class TrainingConfig:
         for name in ("weight_decay", "warmup_steps", "max_grad_norm", "seed", *BEHAVIOR_WEIGHTS):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if not 0 <= self.ensemble_share <= 1:
+            raise UserError(f"ensemble_share is {self.ensemble_share}; it must be a share in [0, 1].")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise UserError(f"early_stopping_patience is {self.early_stopping_patience}; it must be at least 1.")
         if not self.epochs:
