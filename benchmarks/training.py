@@ -39,9 +39,9 @@ from hyperrep.population import choose_engine
 from hyperrep.representation import HyperRepConfig, HyperRepModel
 from hyperrep.results import machine_name
 from hyperrep.training.behavior import BehavioralLoss
-from hyperrep.training.moments import Moments
 from hyperrep.training.config import TrainingConfig
 from hyperrep.training.memory import keep_freed_memory
+from hyperrep.training.moments import Moments
 from hyperrep.training.step import make_views
 from hyperrep.weights import WeightLayout
 

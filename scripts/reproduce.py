@@ -10,9 +10,9 @@ are trained by the preset of the data set's name, or that of mnist where there i
 
 Each stage has a folder whose name says by a hash what it was made of: what is complete is not made again, another
 table or another number of models starts from what is there. Ctrl-C, and the same command goes on. Wall times of all
-stages stand in `seconds.jsonl`, beside the seconds that processors worked on them (`processor_seconds`: over two cores,
-less than twice the wall time says that something else ran, or that cores waited); those of a run that was killed outright
-are not known.
+stages stand in `seconds.jsonl`, beside the seconds that processors worked on them (`processor_seconds`: over two
+cores, less than twice the wall time says that something else ran, or that cores waited); those of a run that was
+killed outright are not known.
 """
 
 import argparse

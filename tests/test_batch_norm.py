@@ -125,6 +125,7 @@ def test_a_zoo_keeps_running_statistics(zoo, images):
     loaded = load_zoo(zoo)
     rows = loaded["train"]
     statistics = rows.weights[:, loaded.config.weight_layout().statistics]
+    assert LAYOUT.described.endswith(f" parameters and {len(LAYOUT.statistics)} running statistics")
     start, end = statistics[rows.epoch == 0], statistics[rows.epoch == 2]
     assert set(start.unique().tolist()) == {0.0, 1.0}
     assert len(end.unique(dim=0)) == len(end)

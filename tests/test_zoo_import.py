@@ -81,6 +81,16 @@ def test_loose_files(hyperrep, tmp_path, suffix):
     assert all(zoo[split].metrics["test_accuracy"].isnan().all() for split in SPLITS)
 
 
+def test_a_network_in_two_formats_is_one_network(hyperrep, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    for number, model in enumerate(networks()):
+        save_file(dict(model.state_dict()), tmp_path / "theirs" / f"net.{number}.safetensors")
+        torch.save(model.state_dict(), tmp_path / "theirs" / f"net.{number}.pt")
+    assert hyperrep("zoo import theirs --epoch 3 --output mine")[0] == 0
+    zoo = load_zoo(tmp_path / "mine")
+    assert sum(len(zoo[split]) for split in SPLITS) == MODELS
+
+
 def write_trials(folder: Path, models: int = MODELS, epochs=(0, 1, 2)) -> dict[tuple[int, int], torch.Tensor]:
     """As the public Model Zoos lie on a disk; names of tensors are those of their code."""
     vectors = {}

@@ -32,7 +32,7 @@ _TEMPLATE = Template(
 # $title
 
 A hyper-representation of the model zoo `$zoo`: an encoder-decoder transformer over the weights of networks with
-$num_params parameters, and a sampler over its latents that generates new ones. Method: Schürholt et al.,
+$size, and a sampler over its latents that generates new ones. Method: Schürholt et al.,
 *Hyper-Representations as Generative Models*, NeurIPS 2022 (arXiv:2209.14733).
 
 ## Use
@@ -138,7 +138,7 @@ def _card(folder: Path, repo: str) -> str:
         title=repo.split("/")[-1],
         zoo=zoo.get("name", "unknown"),
         repo=repo,
-        num_params=f"{WeightLayout.from_list(config.layout).num_params:,}",
+        size=WeightLayout.from_list(config.layout).described,
         latent_size=config.latent_size,
         model_table=_table({name: getattr(config, name) for name in MODEL_SETTINGS}),
         training=_training(training),

@@ -176,7 +176,7 @@ def _print_info(path: str | Path, as_json: bool = False) -> None:
             "name": zoo.name,
             "revision": zoo.revision,
             "models": config.num_models,
-            "parameters": config.weight_layout().num_params,
+            "parameters": config.weight_layout().num_params - len(config.weight_layout().statistics),
             "images": config.images.get("name"),
             "checkpoints": sizes,
             "test_accuracy": [
@@ -194,7 +194,7 @@ def _print_info(path: str | Path, as_json: bool = False) -> None:
 
     table = Table(
         title=escape(
-            f"{path}: {config.num_models:,} models of {config.weight_layout().num_params:,} parameters, "
+            f"{path}: {config.num_models:,} models of {config.weight_layout().described}, "
             f"images {config.images.get('name', 'unknown')}"
         )
     )

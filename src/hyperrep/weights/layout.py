@@ -105,6 +105,13 @@ class WeightLayout:
         slices = [self.slices[name] for name, _ in self.tensors if name.rpartition(".")[2] in STATISTICS]
         return torch.cat([torch.arange(part.start, part.stop) for part in slices]) if slices else torch.arange(0)
 
+    @property
+    def described(self) -> str:
+        """`2,464 parameters`, and how many running statistics come with them."""
+        rest = len(self.statistics)
+        of_norms = f" and {rest:,} running statistics" if rest else ""
+        return f"{self.num_params - rest:,} parameters{of_norms}"
+
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """Weight and bias of one module together, in forward order.

@@ -33,7 +33,7 @@ _TEMPLATE = Template(
     """
 # $title: $num_models networks
 
-A population of $num_models networks of one architecture ($num_params parameters)$how, stored at $num_epochs epochs:
+A population of $num_models networks of one architecture ($size)$how, stored at $num_epochs epochs:
 $num_rows checkpoints, one row each.
 
 $picture## Load
@@ -123,6 +123,7 @@ def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], rep
         title=_title(config),
         num_models=f"{config.num_models:,}",
         num_params=f"{config.weight_layout().num_params:,}",
+        size=config.weight_layout().described,
         how=_how(config) if built else "",
         picture=_PICTURE if known else "",
         num_epochs=len(config.epochs),

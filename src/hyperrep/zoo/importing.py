@@ -217,7 +217,7 @@ def found_checkpoints(source: Path) -> list[Found]:
         "loose files": [
             Found(path, path.stem)
             for path in _sorted(source.iterdir())
-            if path.suffix in (".safetensors", *PICKLED) and path.is_file()
+            if path.suffix in (".safetensors", *PICKLED) and path.is_file() and not _is_superseded(path)
         ],
         "trials of a Model Zoo": [one for path in _sorted(source.glob(f"*/{TRIAL}")) for one in _trial(path.parent)],
         "runs of the CNN Wild Park": [_run(path) for path in _sorted(source.glob(f"*/{CHECKPOINT}/{RUN}"))],
@@ -244,6 +244,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise UserError(f"{path} holds no state dict of tensors.")
     return {str(name): tensor for name, tensor in state.items()}
+
+
+def _is_superseded(path: Path) -> bool:
+    """Whether the same network lies beside it as safetensors, because somebody converted it."""
+    return path.suffix in PICKLED and path.with_suffix(".safetensors").exists()
 
 
 def _trial(folder: Path) -> Iterator[Found]:
