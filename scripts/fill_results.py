@@ -1,4 +1,4 @@
-"""Numbers of the README and of the cards, from the result files beside the cards: `make results`.
+"""Numbers of README, cards and docs/generation.md, from the result files beside the cards: `make results`.
 
     python scripts/fill_results.py
 
@@ -33,7 +33,7 @@ from hyperrep.zoo.accuracy import accuracy_table, read_accuracy
 
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "model_cards/README.md")  # with blocks
+PAGES = ("README.md", "model_cards/README.md", "docs/generation.md")  # with blocks
 BLOCK = re.compile(r"(<!-- results\n(.*?)\n-->\n).*?(<!-- end of results -->)", re.DOTALL)
 SHORT = {
     "nearest_training_similarity": "similarity to the nearest training network",
@@ -42,6 +42,7 @@ SHORT = {
     "distance_ratio": "distance to the nearest training network (1 = the zoo's own)",
     "good_and_far_1": "good and that far",
     "dispersion": "dispersion (1 = the zoo's own)",
+    "data_copying": "C_T (below 0 = nearer than held-out networks)",
 }
 
 

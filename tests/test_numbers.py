@@ -23,7 +23,7 @@ PAGE = f"<!-- results\nfiles: [{DIGITS}]\npopulations: [S_U, B_T]\nepochs: [0, 5
 
 def of_results(text: str) -> str:
     """What a README says of results, without its blocks, and without what it quotes from the paper."""
-    text = SCRIPT["BLOCK"].sub("", text)
+    text = re.sub(r"arXiv[ :]\d+\.\d+|https?://\S+", "", SCRIPT["BLOCK"].sub("", text))
     text = text[text.index("What to expect") : text.index("## Use")] if "What to expect" in text else text
     return re.sub(r"The paper\s+reports [^:]*:", "", text)
 
