@@ -44,8 +44,9 @@ def settings(config: TrainingConfig) -> dict:
     return values | {"normalize_loss": config.model_config().normalize_loss, "model": None}
 
 
-def test_subsets_differ_in_nothing_but_their_ingredients():
-    config = digits_config()
+@pytest.mark.parametrize("preset", ["digits", "mnist"])
+def test_subsets_differ_in_nothing_but_their_ingredients(preset):
+    config = TrainingConfig.from_yaml(preset)
     found = subsets(config)
     assert len(found) == 8
     assert next(iter(found)) == "normalization+alignment+behavior"
@@ -56,6 +57,7 @@ def test_subsets_differ_in_nothing_but_their_ingredients():
         left_out = [keys for ingredient, keys in INGREDIENTS.items() if ingredient not in kept]
         assert changed <= set().union(*left_out)
         assert all(changed & keys for keys in left_out)
+        assert "behavior" in kept or not any(getattr(part, name) for name in BEHAVIOR_WEIGHTS)
         assert part.model_config().normalize_loss == ("normalization" in kept)
         assert (part.align, part.runs_networks) == ("alignment" in kept, "behavior" in kept)
 

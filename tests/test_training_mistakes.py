@@ -77,6 +77,7 @@ def test_units_of_networks_with_skips_are_not_reordered(zoo, tmp_path, settings)
         ({"batch_size": 41}, "batch_size 41 exceeds the 40 training checkpoints"),
         ({"weight_threshold": 1e-9}, "drops all"),
         ({"log_with": "pigeon"}, "'pigeon' is not installed"),
+        ({"moments_weight": 0.1, "gradient_accumulation_steps": 8}, "batch_size 8 leaves one network to a process"),
         ({"gradient_accumulation_steps": 3}, "batch_size 8 is no multiple of 1 processes times 3"),
     ],
 )

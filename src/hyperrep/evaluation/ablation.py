@@ -24,6 +24,7 @@ from ..representation.loading import load_representation
 from ..results import ResultRow, fingerprint, machine_name
 from ..tables import per_cent
 from ..training import TrainingConfig, train
+from ..training.config import BEHAVIOR_WEIGHTS
 from ..zoo import Zoo, zoo_images
 
 
@@ -43,10 +44,11 @@ _IS_ON: dict[str, Callable[[TrainingConfig], bool]] = {
     "alignment": lambda config: config.align,
     "behavior": lambda config: config.runs_networks,
 }
+_NO_BEHAVIOR: dict[str, Any] = dict.fromkeys(BEHAVIOR_WEIGHTS, 0.0)
 _WITHOUT: dict[str, Callable[[TrainingConfig], TrainingConfig]] = {
     "normalization": lambda config: replace(config, model=config.model | {"normalize_loss": False}),
     "alignment": lambda config: replace(config, align=False),
-    "behavior": lambda config: replace(config, behavior_weight=0.0, shuffled_weight=0.0),
+    "behavior": lambda config: replace(config, **_NO_BEHAVIOR),
 }
 
 

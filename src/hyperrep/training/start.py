@@ -201,6 +201,11 @@ def _check_batches(config: TrainingConfig, data: TrainingData, processes: int) -
             f"batch_size {config.batch_size} is no multiple of {processes} processes times "
             f"{config.gradient_accumulation_steps} gradient_accumulation_steps."
         )
+    if config.moments_weight and config.batch_size < 2 * processes * config.gradient_accumulation_steps:
+        raise UserError(
+            f"moments_weight {config.moments_weight} compares populations, and batch_size {config.batch_size} leaves "
+            "one network to a process or micro-batch; give it two or more."
+        )
     if config.batch_size > len(data.train) and config.model.get("token_size") is None:
         raise UserError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training checkpoints.")
 
