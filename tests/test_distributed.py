@@ -68,7 +68,7 @@ def worker(folder: Path) -> None:
 # `accelerate launch --cpu --num_processes 2` starts one process only; --multi_gpu with ACCELERATE_USE_CPU starts two
 ACCELERATE = (
     "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
-    "--mixed_precision no --dynamo_backend no"
+    "--main_process_port 0 --mixed_precision no --dynamo_backend no"  # any free port: tests run side by side
 )
 TORCHRUN = "torch.distributed.run --standalone --nproc_per_node 2"
 
