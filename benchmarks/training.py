@@ -92,7 +92,7 @@ class Ours:
         self.flop = step_flop(self.model.config, self.num_views * self.batch)
         self.generator = torch.Generator(device).manual_seed(0)
         self.behavior = None
-        if self.settings.behavior_weight or self.settings.shuffled_weight:
+        if self.settings.runs_networks:
             images = ImageSplit(torch.randn(1_000, 1, 28, 28).to(device), torch.randint(10, (1_000,)).to(device))
             moments = Moments(self.networks, self.model.processor.layer_sizes, self.model.processor.layer_std)
             self.behavior = BehavioralLoss(NETWORK, images, self.settings, choose_engine("auto", NETWORK), moments)

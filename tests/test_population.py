@@ -143,19 +143,23 @@ def test_train_population_can_start_from_given_weights():
 # ---------------------------------------------------------------------------------------- differentiable populations
 
 
+def answers_one_by_one(network: SmallCNNConfig, weights: Tensor, images: Tensor) -> Tensor:
+    """Outputs (models, images, classes), by torch alone; differentiable."""
+    model = SmallCNNForImageClassification(network).eval()
+    layout = WeightLayout.of(model)
+    tensors = (layout.unvectorize(vector) for vector in weights)
+    return torch.stack([torch.func.functional_call(model, own, (images,)).logits for own in tensors])
+
+
 @every_engine
 def test_population_logits_are_the_networks_outputs(engine):
     network = SmallCNNConfig(**SMALL)
     images, _ = random_images(network)
     weights = initial_weights(network, SEEDS)
-    model = SmallCNNForImageClassification(network).eval()
-    layout = WeightLayout.of(model)
     logits = population_logits(network, weights.clone().requires_grad_(), images, engine)
     assert logits.shape == (len(SEEDS), NUM_IMAGES, 4)
     assert not logits.requires_grad
-    for row, vector in zip(logits, weights, strict=True):
-        model.load_state_dict(layout.unvectorize(vector))
-        torch.testing.assert_close(row, model(images).logits.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits, answers_one_by_one(network, weights, images).detach(), rtol=1e-5, atol=1e-5)
 
 
 @every_engine
@@ -189,8 +193,6 @@ def test_any_loss_of_a_populations_answers_has_the_gradient_of_autograd(engine):
     network = SmallCNNConfig(**SMALL)
     images, _ = random_images(network)
     weights = initial_weights(network, SEEDS)
-    model = SmallCNNForImageClassification(network).eval()
-    layout = WeightLayout.of(model)
 
     def loss_of(answers):  # of all networks together, and no cross-entropy
         vote = answers.softmax(-1).mean(0)
@@ -200,8 +202,7 @@ def test_any_loss_of_a_populations_answers_has_the_gradient_of_autograd(engine):
     loss = loss_of(population_answers(network, leaf, images, engine))
     loss.backward()
     vectors = weights.clone().requires_grad_()
-    each = (torch.func.functional_call(model, layout.unvectorize(row), (images,)).logits for row in vectors)
-    expected = loss_of(torch.stack(list(each)))
+    expected = loss_of(answers_one_by_one(network, vectors, images))
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(leaf.grad, vectors.grad, rtol=1e-4, atol=1e-5)

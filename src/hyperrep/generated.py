@@ -97,7 +97,7 @@ class WeightGenerationOutput:
     def __repr__(self) -> str:
         kind = (self.network or {}).get("model_type", "unnamed")
         made_by = "".join(f"  {name}: {value}\n" for name, value in self.made_by.items() if name != "selected")
-        return f"{len(self)} {kind} networks of {self.layout.num_params:,} parameters\n{made_by}".rstrip()
+        return f"{len(self)} {kind} networks of {self.layout.described}\n{made_by}".rstrip()
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
         """Tensors of one network."""

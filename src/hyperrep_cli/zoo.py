@@ -176,7 +176,7 @@ def _print_info(path: str | Path, as_json: bool = False) -> None:
             "name": zoo.name,
             "revision": zoo.revision,
             "models": config.num_models,
-            "parameters": config.weight_layout().num_params - len(config.weight_layout().statistics),
+            "parameters": config.weight_layout().num_learned,
             "images": config.images.get("name"),
             "checkpoints": sizes,
             "test_accuracy": [

@@ -17,9 +17,8 @@ def population_logits(network: PreTrainedConfig, weights: Tensor, images: Tensor
     """Outputs (models, images, classes) of weight vectors (models, num_params) on the same images, no gradient."""
     if isinstance(engine, NativeEngine | CudaEngine) and weights.device.type == "cpu":
         return engine.logits(network, weights, images)
-    weights, images = check_inputs(network, weights, images)
     with torch.no_grad():
-        return stacked_logits(network, shared_images=True, device=weights.device)(weights, images)
+        return population_answers(network, weights, images, engine)
 
 
 def population_cross_entropy(

@@ -21,9 +21,6 @@ from .config import TrainingConfig
 from .moments import Moments
 
 
-SHUFFLED = ("shuffled", "moments")  # terms of networks that are decoded from shuffled latents
-
-
 class BehavioralLoss:
     """Adds the terms to a step's loss.
 
@@ -76,19 +73,18 @@ class BehavioralLoss:
             len(self.images), (self.config.behavior_images,), generator=generator, device=generator.device
         )
         images = self.images[index.to(self.images.labels.device)]
-        losses = {"loss": output.loss}
-        if self.config.behavior_weight:
-            losses["behavior_loss"] = self.reconstruction(originals[:count], output.reconstruction[:count], images)
-            losses["loss"] = losses["loss"] + self.config.behavior_weight * losses["behavior_loss"]
-        latents = output.latents[:count]
-        if any(getattr(self.config, f"{name}_weight") for name in SHUFFLED):
-            decoded = model.decode(shuffled(latents, generator))
-            terms = {"shuffled": lambda: self.correctness(decoded, images), "moments": lambda: self.moments(decoded)}
-            for name in SHUFFLED:
-                if weight := getattr(self.config, f"{name}_weight"):
-                    losses[f"{name}_loss"] = terms[name]()
-                    losses["loss"] = losses["loss"] + weight * losses[f"{name}_loss"]
-        return losses
+        config, loss, terms = self.config, output.loss, {}
+        if config.behavior_weight:
+            terms["behavior"] = self.reconstruction(originals[:count], output.reconstruction[:count], images)
+        if config.shuffled_weight or config.moments_weight:
+            decoded = model.decode(shuffled(output.latents[:count], generator))
+            if config.shuffled_weight:
+                terms["shuffled"] = self.correctness(decoded, images)
+            if config.moments_weight:
+                terms["moments"] = self.moments(decoded)
+        for name, term in terms.items():
+            loss = loss + getattr(config, f"{name}_weight") * term
+        return {"loss": loss, **{f"{name}_loss": term for name, term in terms.items()}}
 
     def reconstruction(self, original: Tensor, reconstruction: Tensor, images: ImageSplit) -> Tensor:
         """Cross-entropy between the outputs of the original networks and of their reconstructions.

@@ -15,15 +15,15 @@ class Moments:
     """Mean and standard deviation of each weight over a population, and how far another's are from them.
 
     Args:
-        weights (`Tensor`): (networks, num_params), in the order of units in which others come.
+        weights (`Tensor`): (networks, num_params), in the order of units in which others come; on any device.
         layer_sizes (`list[int]`): lengths of the layers' slices, which fill the vector in order.
-        layer_std (`Tensor`): (num_layers,), sigma_l of the poster's loss.
+        layer_std (`Tensor`): (num_layers,), sigma_l of the poster's loss, on the device of the others.
     """
 
     def __init__(self, weights: Tensor, layer_sizes: Sequence[int], layer_std: Tensor):
-        self.mean, self.std = weights.mean(dim=0), weights.std(dim=0)
-        lengths = torch.tensor(layer_sizes, device=layer_std.device)
-        self.scale = layer_std.repeat_interleave(lengths).to(weights.device)  # (num_params,)
+        device = layer_std.device
+        self.mean, self.std = weights.mean(dim=0).to(device), weights.std(dim=0).to(device)
+        self.scale = layer_std.repeat_interleave(torch.tensor(layer_sizes, device=device))  # (num_params,)
 
     def __call__(self, weights: Tensor) -> Tensor:
         """Mean over all weights of squared differences of means and of standard deviations, each divided by

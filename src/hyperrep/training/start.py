@@ -90,8 +90,7 @@ class Start:
             )
         device = self.accelerator.device
         split = ImageSplit(images.train.pixels.to(device), images.train.labels.to(device))
-        sizes, std = self.processor.layer_sizes, self.processor.layer_std
-        moments = Moments(self.data.train.to(device), sizes, std.to(device))
+        moments = Moments(self.data.train, self.processor.layer_sizes, self.processor.layer_std.to(device))
         return BehavioralLoss(network, split, self.config, engine, moments)
 
     def new_model(self) -> tuple[HyperRepModel, optim.Optimizer]:

@@ -106,11 +106,15 @@ class WeightLayout:
         return torch.cat([torch.arange(part.start, part.stop) for part in slices]) if slices else torch.arange(0)
 
     @property
+    def num_learned(self) -> int:
+        """Of the vector's entries, those that training learns by gradients."""
+        return self.num_params - len(self.statistics)
+
+    @property
     def described(self) -> str:
         """`2,464 parameters`, and how many running statistics come with them."""
-        rest = len(self.statistics)
-        of_norms = f" and {rest:,} running statistics" if rest else ""
-        return f"{self.num_params - rest:,} parameters{of_norms}"
+        of_norms = f" and {len(self.statistics):,} running statistics" if len(self.statistics) else ""
+        return f"{self.num_learned:,} parameters{of_norms}"
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

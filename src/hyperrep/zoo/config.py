@@ -99,8 +99,8 @@ class ZooConfig:
     def __repr__(self) -> str:
         kind = self.network.get("model_type", "unknown")
         return (
-            f"ZooConfig({self.num_models:,} networks of type {kind} with {self.weight_layout().num_params:,} "
-            f"parameters, epochs {listed(self.epochs)}, images {self.images.get('name')!r})"
+            f"ZooConfig({self.num_models:,} networks of type {kind} with {self.weight_layout().described}, "
+            f"epochs {listed(self.epochs)}, images {self.images.get('name')!r})"
         )
 
     def weight_layout(self) -> WeightLayout:
