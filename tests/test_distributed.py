@@ -63,6 +63,7 @@ def worker(folder: Path) -> None:
     gradients["loss"] = accelerator.reduce(output.loss.detach(), "mean")
     gradients["running_mean"] = model.projection_head.norm.running_mean
     save_file(gradients, folder / f"gradients-{rank}-of-{processes}.safetensors")
+    accelerator.end_training()  # or threads of the process group may abort the process as it ends
 
 
 # `accelerate launch --cpu --num_processes 2` starts one process only; --multi_gpu with ACCELERATE_USE_CPU starts two

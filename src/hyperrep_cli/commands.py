@@ -74,12 +74,23 @@ def train_representation(
     try:
         results = train(settings, zoo, output, resume=resume, overwrite=overwrite, images=images, also=also or ())
     except Interrupted as interrupted:
+        leave_processes()
         raise SystemExit(128 + interrupted.signal) from interrupted  # it says how to go on
     validation, test = results["validation"]["r2"], results["test"]["r2"]
     if os.environ.get("RANK", "0") == "0":
         if not (output / SAMPLER_FOLDER).exists():  # a run that is complete may be asked for again
             fit_sampler(output, zoo)
         print_text(f"{output}: R² {validation:.4f} on the validation split, {test:.4f} on the test split")
+    leave_processes()
+
+
+def leave_processes() -> None:
+    """End what binds this process to those that a launcher started beside it: threads of that which still run may
+    abort the process as it ends, after all is done."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def tell_once(message: str) -> None:

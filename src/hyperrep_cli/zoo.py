@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .commands import leave_processes
 from .output import print_json, print_text, show
 
 
@@ -78,8 +79,7 @@ def build(
     folder = build_zoo(settings, data, chosen, output, resume, overwrite, processes)
     if processes is None or processes.is_main_process:
         _print_info(folder)
-    if processes is not None:
-        processes.destroy_process_group()
+    leave_processes()
 
 
 def _processes():
