@@ -39,6 +39,17 @@ def read_parquet(files: Sequence[str | Path], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks()
 
 
+def parquet_columns(path: str | Path) -> list[str]:
+    """Names of a Parquet file's columns.
+
+    Raises:
+        UserError: if it cannot be read or is damaged.
+    """
+    check_regular(path)
+    with _explained(path):
+        return list(pq.read_schema(path).names)
+
+
 class ParquetVectors:
     """A column of vectors of one length in Parquet files, one file after the other, of which only those rows are read
     that are asked for, a few megabytes at a time.

@@ -11,6 +11,7 @@ from ..networks.describe import describe, plain
 from ..tables import markdown_table
 from .accuracy import AccuracyRow, accuracy_by_epoch, accuracy_rows, accuracy_table, write_accuracy
 from .config import OPTIONAL, ZooConfig, listed
+from .parquet import are_in_rows
 from .protocol import NETWORK_FACTORS
 from .split import METRICS, ZooSplit
 
@@ -42,17 +43,22 @@ $picture## Load
 from hyperrep import load_zoo
 
 zoo = load_zoo("$repo")          # or load_dataset("$repo") for the plain rows
-zoo["train"].weights             # (checkpoints, $num_params), float32
+$example
 ```
 
 $accuracy$factors_table
 
 $training## Columns
 
-`model_id`, `epoch` (0 is untrained), `weights` (in the order of `zoo_config.json`, each tensor row-major)$columns.
+`model_id`, `epoch` (0 is untrained), $weights$columns.
 ${units}Splits are by model$shares: $split_sizes.
 $terms"""
 )
+
+_IN_ROWS = 'zoo["train"].weights             # (checkpoints, {num_params}), float32'
+_IN_FILES = 'zoo["train"].select([EPOCH]).weights    # (checkpoints, {num_params}), float32: read now, and only these'
+_WEIGHTS = "`weights` (in the order of `zoo_config.json`, each tensor row-major)"
+_FILE = "`file` (the network: a safetensors file of this repository, its tensors by name)"
 
 _PICTURE = "![Test accuracy over epochs](accuracy.png)\n\n"
 
@@ -119,10 +125,12 @@ def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], rep
         if config.files
         else None,
     )
+    in_rows = are_in_rows(config)
     text = _TEMPLATE.substitute(
+        example=(_IN_ROWS if in_rows else _IN_FILES).format(num_params=f"{config.weight_layout().num_params:,}"),
+        weights=_WEIGHTS if in_rows else _FILE,
         title=_title(config),
         num_models=f"{config.num_models:,}",
-        num_params=f"{config.weight_layout().num_params:,}",
         size=config.weight_layout().described,
         how=_how(config) if built else "",
         picture=_PICTURE if known else "",

@@ -21,7 +21,7 @@ METRICS = (
 )
 PART = 2**21  # numbers looked at together
 UNKNOWN_SEED = -1
-COLUMNS = ("model_id", "seed", "epoch", "weights", *METRICS)  # of every zoo
+COLUMNS = ("model_id", "seed", "epoch", "weights", "file", *METRICS)  # of every zoo
 
 
 class ZooSplit:
@@ -138,7 +138,7 @@ class ZooSplit:
             UserError: if none is left.
         """
         largest = torch.empty(len(self))
-        for positions, weights in self._parts():
+        for positions, weights in self.parts():
             sizes = weights.abs()
             if statistics is not None and len(statistics):
                 sizes[:, statistics] -= sizes[:, statistics]  # 0, but NaN of what is not finite
@@ -151,7 +151,7 @@ class ZooSplit:
             )
         return self[kept]
 
-    def _parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions (part,) and weights (part, num_params), so many that a copy does not matter."""
         if isinstance(self._weights, StoredWeights):
             yield from self._weights.parts()

@@ -1,6 +1,7 @@
 """Weights that lie in files until they are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,31 @@ class Vectors(Protocol):
             UserError: if a file was removed, changed or damaged.
         """
         ...
+
+
+class FileVectors:
+    """Weight vectors in a file each, read one after the other: [`Vectors`].
+
+    Args:
+        paths (`Sequence[Path]`)
+        read_one (`Callable`): a file's vector, (length,).
+        length (`int`): of a vector.
+    """
+
+    def __init__(self, paths: Sequence[Path], read_one: Callable[[Path], Tensor], length: int):
+        self.paths, self.read_one, self.length = paths, read_one, length
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As [`Vectors.read`].
+
+        Raises:
+            UserError: also if a file holds other tensors.
+        """
+        for position, row in enumerate(rows.tolist()):
+            yield np.array([position]), self.read_one(self.paths[row]).float()[None].numpy()
 
 
 class StoredWeights:
