@@ -181,7 +181,7 @@ def test_an_architecture_of_the_cnn_wild_park(hyperrep, tmp_path):
     vectors = write_park(tmp_path / "park")
     code, _, error = hyperrep("zoo import park --output all")
     assert code == 2
-    assert "Choose those of one architecture by one of them: like (--like MODEL)" in error
+    assert "choose those of one architecture by one of them, like (--like MODEL)" in error
     code, _, error = hyperrep("zoo import park --like run_7 --epochs 5 --output odd")
     assert code == 0, error
     zoo = load_zoo(tmp_path / "odd")

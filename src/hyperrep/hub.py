@@ -278,6 +278,8 @@ def published_files(folder: Path, repo_type: str = "model") -> list[str]:
     if "README.md" not in names:
         raise UserError(f"{folder} has no README.md: write its card first (hyperrep card {folder}).")
     needed = {"zoo_config.json": "zoo_config.json", "data": "data/*.parquet"}
+    if (folder / "zoos.json").exists():
+        needed = {name: f"*/{pattern}" for name, pattern in needed.items()}
     if (folder / "index.json").exists() and repo_type == "model":
         needed = {"index.json": "index.json", "networks": "model-*/model.safetensors"}
     elif repo_type == "model":

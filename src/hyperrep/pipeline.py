@@ -27,7 +27,7 @@ from .results import fingerprint
 from .samplers import SAMPLER_FOLDER, AnchoredSampler, KDESampler, Sampler, fit_to_known
 from .version import __version__
 from .weights import WeightLayout
-from .zoo import Zoo, load_zoo
+from .zoo import Zoo, load_zoos
 
 
 VALIDATION_FRACTION = 0.1  # of the training images, where a representation does not say what its zoo held out
@@ -338,7 +338,7 @@ def fit_sampler(
             f"{str(representation)!r} is no folder here: say where the sampler goes with output (--output)."
         )
     model, folder, commit = load_representation(representation)
-    zoo = zoo if isinstance(zoo, Zoo) else load_zoo(zoo)
+    zoo = zoo if isinstance(zoo, Zoo) else load_zoos(zoo)[0]  # of several, training takes that for the first, too
     if zoo.config.layout != model.config.layout:
         raise UserError(f"zoo {zoo.name} holds networks of another layout than the representation {folder}.")
     seen = Filter.of(model, zoo)

@@ -265,7 +265,7 @@ def push(
     url = push_folder(
         folder,
         repo,
-        repo_type="dataset" if (folder / "zoo_config.json").exists() else "model",
+        repo_type="dataset" if any((folder / name).exists() for name in ("zoo_config.json", "zoos.json")) else "model",
         private=private,
         token=token,
         revision=revision,

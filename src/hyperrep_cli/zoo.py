@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .commands import leave_processes
 from .output import print_json, print_text, show
 
+
+if TYPE_CHECKING:
+    from hyperrep.zoo import Zoo
 
 app = typer.Typer(help="Build and inspect model zoos.", no_args_is_help=True)
 
@@ -116,26 +119,34 @@ def import_(
     like: Annotated[
         str | None, typer.Option(help="Of several architectures, only that of this model: a folder's or file's name.")
     ] = None,
+    by_architecture: Annotated[
+        bool, typer.Option("--by-architecture", help="Of several architectures, a zoo each, in subfolders.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a zoo that hyperrep wrote there.")] = False,
 ) -> None:
     """Write networks that were trained elsewhere as a zoo: folders that transformers saved, loose files of tensors
-    (safetensors, or PyTorch's, of which nothing but tensors is read), one of the public Model Zoos, or an architecture
-    of the CNN Wild Park."""
+    (safetensors, or PyTorch's, of which nothing but tensors is read), one of the public Model Zoos, or the CNN Wild
+    Park."""
     from hyperrep.errors import UserError
     from hyperrep.files import check_output, mode_of
     from hyperrep.images import load_images
-    from hyperrep.zoo import get_protocol, import_zoo
+    from hyperrep.zoo import get_protocol, import_zoo, import_zoos
     from hyperrep.zoo.importing import NO_PROTOCOL
     from hyperrep.zoo.settings import parse_epochs
 
-    check_output(output, "zoo", mode_of(overwrite=overwrite))
+    check_output(output, "zoos" if by_architecture else "zoo", mode_of(overwrite=overwrite))
+    asked = () if epochs is None else parse_epochs(epochs)
+    if by_architecture:
+        if given := [name for name, value in (("protocol", protocol), ("images", images), ("like", like)) if value]:
+            raise UserError(f"--{given[0]} is about networks of one architecture; leave out --by-architecture.")
+        _print_info(import_zoos(source, output, epoch, asked, overwrite))
+        return
     recipe = None if protocol is None else get_protocol(protocol)
     data = None
     if images is not None:
         if recipe is None:
             raise UserError(NO_PROTOCOL)
         data = load_images(images, recipe.processor(), recipe.validation_fraction)
-    asked = () if epochs is None else parse_epochs(epochs)
     _print_info(import_zoo(source, output, recipe, data, epoch, asked, overwrite, like))
 
 
@@ -165,33 +176,44 @@ def info(
 
 
 def _print_info(path: str | Path, as_json: bool = False) -> None:
-    from hyperrep.zoo import load_zoo
+    from hyperrep.zoo import load_zoos
+
+    zoos = load_zoos(path)
+    if as_json:
+        facts = [_facts(zoo) for zoo in zoos]
+        print_json(facts[0] if len(facts) == 1 else facts)
+        return
+    for zoo in zoos:
+        _print_zoo(zoo, str(path) if len(zoos) == 1 else f"{path}/{zoo.name.rpartition('/')[2]}")
+
+
+def _facts(zoo: "Zoo") -> dict[str, Any]:
     from hyperrep.zoo.accuracy import accuracy_by_epoch
 
-    zoo = load_zoo(path)
-    config, statistics, published = zoo.config, accuracy_by_epoch(zoo.splits), zoo.config.published_accuracy()
-    sizes = {name: len(rows) for name, rows in zoo.splits.items()}
-    if as_json:
-        values = {
-            "name": zoo.name,
-            "revision": zoo.revision,
-            "models": config.num_models,
-            "parameters": config.weight_layout().num_learned,
-            "images": config.images.get("name"),
-            "checkpoints": sizes,
-            "test_accuracy": [
-                {"epoch": epoch, "mean": mean / 100, "std": std / 100, "n": count}
-                for epoch, (mean, std, count) in statistics.items()
-                if mean == mean  # JSON has no NaN
-            ],
-        }
-        print_json(values)
-        return
+    return {
+        "name": zoo.name,
+        "revision": zoo.revision,
+        "models": zoo.config.num_models,
+        "parameters": zoo.config.weight_layout().num_learned,
+        "images": zoo.config.images.get("name"),
+        "checkpoints": {name: len(rows) for name, rows in zoo.splits.items()},
+        "test_accuracy": [
+            {"epoch": epoch, "mean": mean / 100, "std": std / 100, "n": count}
+            for epoch, (mean, std, count) in accuracy_by_epoch(zoo.splits).items()
+            if mean == mean  # JSON has no NaN
+        ],
+    }
 
+
+def _print_zoo(zoo: "Zoo", path: str) -> None:
     from rich.bar import Bar
     from rich.markup import escape
     from rich.table import Table
 
+    from hyperrep.zoo.accuracy import accuracy_by_epoch
+
+    config, statistics, published = zoo.config, accuracy_by_epoch(zoo.splits), zoo.config.published_accuracy()
+    sizes = {name: len(rows) for name, rows in zoo.splits.items()}
     table = Table(
         title=escape(
             f"{path}: {config.num_models:,} models of {config.weight_layout().described}, "

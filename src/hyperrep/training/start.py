@@ -22,7 +22,7 @@ from ..representation import HyperRepConfig, HyperRepModel, HyperRepProcessor
 from ..representation.canonical import graph_of
 from ..representation.pca import initialize_by_pca
 from ..weights import WeightLayout, verify_symmetry
-from ..zoo import Zoo, load_zoo, zoo_images
+from ..zoo import Zoo, load_zoos, zoo_images
 from .behavior import BehavioralLoss
 from .checkpoints import Checkpoints
 from .config import TrainingConfig
@@ -145,7 +145,7 @@ def start(
         UserError: if they do not fit together.
     """
     _check_surroundings(config)
-    zoo, *more = (one if isinstance(one, Zoo) else load_zoo(one) for one in (zoo, *also))
+    zoo, *more = (one for given in (zoo, *also) for one in ([given] if isinstance(given, Zoo) else load_zoos(given)))
     for one in (zoo, *more):
         _check_symmetry(one, config)
     data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold)

@@ -2,11 +2,12 @@
 
 from .build import build_zoo
 from .config import ZooConfig
-from .dataset import Zoo, load_zoo, write_zoo_card, zoo_images
+from .dataset import Zoo, load_zoo, load_zoos, write_zoo_card, zoo_images
 from .importing import import_zoo
 from .own import write_zoo
 from .protocol import PROTOCOLS, Protocol, get_protocol
 from .settings import ZooSettings
+from .several import import_zoos
 from .split import ZooSplit
 
 
@@ -20,7 +21,9 @@ __all__ = [
     "build_zoo",
     "get_protocol",
     "import_zoo",
+    "import_zoos",
     "load_zoo",
+    "load_zoos",
     "write_zoo",
     "write_zoo_card",
     "zoo_images",

@@ -114,12 +114,11 @@ def write_card(folder: Path, config: ZooConfig, splits: dict[str, ZooSplit], rep
         license="cc-by-4.0" if built else None,
         pretty_name=_title(config),
         tags=TAGS,
-        size_categories=_size_category(sum(map(len, splits.values()))),
+        size_categories=size_category(sum(map(len, splits.values()))),
         configs=[
             {
                 "config_name": "default",
-                # one by one: `datasets` takes two folders of one name and one pattern for the same data
-                "data_files": [{"split": name, "path": _one_or_all(config.files[name])} for name in splits],
+                "data_files": data_files(config.files),
             }
         ]
         if config.files
@@ -177,8 +176,16 @@ def _title(config: ZooConfig) -> str:
     return title if title.lower().endswith("zoo") else f"{title} model zoo"
 
 
-def _one_or_all(names: list[str]) -> str | list[str]:
-    return names[0] if len(names) == 1 else names
+def data_files(files: dict[str, list[str]], folder: str = "") -> list[dict[str, Any]]:
+    """What the metadata of a card say of the files of each split.
+
+    Args:
+        files (`dict`): of a zoo's configuration.
+        folder (`str`, *optional*): of the repository, with a `/` behind it.
+    """
+    # one by one: `datasets` takes two folders of one name and one pattern for the same data
+    names = {split: [f"{folder}{name}" for name in files[split]] for split in files}
+    return [{"split": split, "path": own[0] if len(own) == 1 else own} for split, own in names.items()]
 
 
 def _training(config: ZooConfig) -> str:
@@ -206,7 +213,7 @@ def _training(config: ZooConfig) -> str:
     )
 
 
-def _size_category(rows: int) -> str:
+def size_category(rows: int) -> str:
     """The Hub's name for this many rows."""
     for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
         if rows < limit:

@@ -4,6 +4,7 @@ Beside the data, `zoo_config.json` holds what columns cannot: architecture, para
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from .card import write_card
 from .config import CONFIG_NAME, ZooConfig
 from .parquet import check_splits, read_splits, write_splits
 from .split import ZooSplit
+
+
+SEVERAL = "zoos.json"  # in a folder of zoos, a subfolder each: their names
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,16 +60,60 @@ class Zoo:
 
 
 def load_zoo(path_or_id: str | Path, revision: str | None = None, token: str | None = None) -> Zoo:
-    """Load a zoo from a local folder or the Hub.
+    """Load a zoo from a local folder or the Hub, or one of several in a repository: `org/zoos/resnet-272474`.
 
     Columns are tensors at once. Weights stay in their files until they are asked for, and only the chosen rows are
     read then: `zoo["train"].select([25]).weights`. The files must stay where they are until then.
 
     Raises:
-        UserError: if there is no zoo at that place, its build was not finished, or its files are damaged or do not
-            fit together. Where only the numbers are damaged, this comes when weights are read.
+        UserError: if there is no zoo at that place, or one of each of several architectures, its build was not
+            finished, or its files are damaged or do not fit together. Where only the numbers are damaged, this comes
+            when weights are read.
     """
-    folder, commit = resolve_folder(str(path_or_id), repo_type="dataset", revision=revision, token=token)
+    folder, commit = _resolved(path_or_id, revision, token)
+    if (folder / SEVERAL).exists():
+        names = zoo_names(folder)
+        raise UserError(
+            f"{path_or_id} holds a zoo for each of {len(names)} architectures; name one of them: "
+            f"{', '.join(f'{path_or_id}/{name}' for name in names[:8])}{', ...' * (len(names) > 8)}."
+        )
+    return _loaded(folder, path_or_id, commit)
+
+
+def load_zoos(path_or_id: str | Path, revision: str | None = None, token: str | None = None) -> list[Zoo]:
+    """As [`load_zoo`]; where there are several, all of them, the largest first."""
+    folder, commit = _resolved(path_or_id, revision, token)
+    if not (folder / SEVERAL).exists():
+        return [_loaded(folder, path_or_id, commit)]
+    zoos = [_loaded(folder / name, f"{path_or_id}/{name}", commit) for name in zoo_names(folder)]
+    return sorted(zoos, key=lambda zoo: -zoo.config.num_models)
+
+
+def zoo_names(folder: Path) -> list[str]:
+    """Subfolders of a folder of zoos.
+
+    Raises:
+        UserError: if its list is damaged or hostile.
+    """
+    names = read_json(folder / SEVERAL).get("zoos")
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{folder / SEVERAL} names no zoos.")
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(f"{folder / SEVERAL} names {str(name)[:80]!r}; that is no name of a subfolder.")
+    return names
+
+
+def _resolved(path_or_id: str | Path, revision: str | None, token: str | None) -> tuple[Path, str | None]:
+    """The folder, and the commit on the Hub it came from."""
+    whole, subfolder = str(path_or_id), ""
+    parts = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)/(\w[\w.-]*)", whole)
+    if parts and not Path(whole).exists() and not Path(parts[1]).exists():  # on the Hub, one of several
+        whole, subfolder = parts.groups()
+    return resolve_folder(whole, repo_type="dataset", revision=revision, token=token, subfolder=subfolder)
+
+
+def _loaded(folder: Path, path_or_id: str | Path, commit: str | None) -> Zoo:
     if not (folder / CONFIG_NAME).exists():
         unfinished = (folder / ".build" / "settings.json").exists()
         hint = "its build was interrupted: finish it with --resume" if unfinished else "it is not a zoo"

@@ -1,11 +1,10 @@
-"""Networks that somebody else trained, as a zoo: a folder of checkpoints, in whichever way they lie there."""
+"""Networks that somebody else trained, as a zoo."""
 
 import json
 import math
-import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,83 +13,22 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
 from ..errors import UserError
-from ..files.reading import open_tensors, read_json, read_json_lines, read_pytorch
+from ..files.reading import read_json
 from ..images import ImageData
 from ..networks import layout_of, network_from
 from ..population import choose_engine
 from ..weights import WeightLayout
 from .config import CONFIG_NAME
 from .dataset import load_zoo
+from .found import OLD_WEIGHTS, WEIGHTS, Found, floats_in, found_checkpoints, layout_in
 from .own import write_zoo
 from .protocol import Protocol
-from .settings import MAX_SEED
-from .stored import StoredWeights
+from .stored import FileVectors, StoredWeights
 
 
-WEIGHTS, OLD_WEIGHTS = "model.safetensors", "pytorch_model.bin"
-TRIAL, CHECKPOINT = "result.json", "checkpoint_*"
-RUN = "checkpoint.pt"
-PICKLED = (".pt", ".pth", ".bin")
 NO_PROTOCOL = "images are shown to networks by the protocol they were trained with: name it (--protocol)."
-# what the public Model Zoos (arXiv 2209.14764) call it: ours
-METRIC_NAMES = {
-    "train_loss": "train_loss",
-    "train_acc": "train_accuracy",
-    "validation_loss": "validation_loss",
-    "validation_acc": "validation_accuracy",
-    "val_loss": "validation_loss",
-    "val_acc": "validation_accuracy",
-    "test_loss": "test_loss",
-    "test_acc": "test_accuracy",
-}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint.
-
-    Attributes:
-        path (`Path`): its file.
-        model (`str`): checkpoints of one model have the same.
-        epoch (`int`, *optional*): where the folder tells.
-        seed (`int`, *optional*), metrics (`dict[str, float]`): the same.
-    """
-
-    path: Path
-    model: str
-    epoch: int | None = None
-    seed: int | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-class CheckpointVectors:
-    """Weight vectors in a file each, read one after the other: see [`~hyperrep.zoo.stored.Vectors`].
-
-    Args:
-        paths (`list[Path]`): of the checkpoints.
-        layout ([`WeightLayout`]): of the vectors.
-    """
-
-    def __init__(self, paths: list[Path], layout: WeightLayout):
-        self.paths, self.layout = paths, layout
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def length(self) -> int:
-        return self.layout.num_params
-
-    def read(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """As [`~hyperrep.zoo.stored.Vectors.read`].
-
-        Raises:
-            UserError: also if a file holds other tensors.
-        """
-        for position, row in enumerate(rows.tolist()):
-            path = self.paths[row]
-            vector = self.layout.vectorize(_renamed(_floats(path), self.layout, path)).float()
-            yield np.array([position]), vector[None].numpy()
+EITHER_WAY = "choose those of one architecture by one of them, like (--like MODEL), or write each (--by-architecture)."
+BOOKKEEPING = {"architectures", "transformers_version", "dtype", "torch_dtype", "auto_map", "id2label", "label2id"}
 
 
 def import_zoo(
@@ -122,32 +60,43 @@ def import_zoo(
         epochs (`Collection[int]`, *optional*): these alone; by default all.
         overwrite (`bool`, *optional*): replace a zoo that hyperrep wrote there.
         like (`str`, *optional*): of networks of several architectures those that have the tensors of this model, a
-            folder or a file without its suffix.
+            folder or a file without its suffix, and its configuration, where there is one.
 
     Returns:
         `Path`: of the zoo.
 
     Raises:
-        UserError: if there are no checkpoints, one cannot be read or has other tensors than the rest, the epoch is not
-            known, or the output is not ours to write to.
+        UserError: if there are no checkpoints, one cannot be read or has other tensors or another configuration than
+            the rest, the epoch is not known, or the output is not ours to write to.
     """
     source = Path(source)
-    found = [one for one in found_checkpoints(source) if not epochs or one.epoch in epochs]
-    found = found if like is None else _alike(found, like)
-    if not found:
-        of = f" of epochs {', '.join(map(str, sorted(epochs)))}" if epochs else ""
-        raise UserError(
-            f"{source} holds no checkpoints{of}: neither */{WEIGHTS}, nor *.safetensors, *.pt, *.pth or *.bin, nor "
-            f"*/{TRIAL} with */{CHECKPOINT}/checkpoints, nor */{CHECKPOINT}/{RUN}."
-        )
+    found = found_checkpoints(source, epochs)
+    if like is not None:
+        found = _alike(found, like)
+    elif protocol is None:
+        _check_configurations(found)
+    return write_found(found, source, output, protocol, images, epoch, overwrite)
+
+
+def write_found(
+    found: list[Found],
+    source: Path,
+    output: str | Path,
+    protocol: Protocol | None = None,
+    images: ImageData | None = None,
+    epoch: int | None = None,
+    overwrite: bool = False,
+    repo: str | None = None,
+) -> Path:
+    """[`import_zoo`] for checkpoints that were found in `source`."""
     if epoch is None and any(one.epoch is None for one in found):
         raise UserError(
             f"{source} does not say after how many epochs its networks were taken; give epoch (--epoch 25)."
         )
     network = _network(found[0].path, protocol, images)
     layout = None if network is None else layout_of(network)
-    layout = layout or _layout(found[0].path)
-    files = CheckpointVectors([one.path for one in found], layout)
+    layout = layout or layout_in(found[0].path)
+    files = _vectors(found, layout)
     for _ in tqdm(files.read(np.arange(len(files))), "checking checkpoints", len(files), disable=len(files) < 100):
         pass  # before anything is written
     weights = StoredWeights(files)  # of large networks, there may be no room for all
@@ -162,6 +111,7 @@ def import_zoo(
         seed=None if None in seeds else [int(seed) for seed in seeds if seed is not None],
         layout=layout,
         network=network,
+        repo=repo,
         overwrite=overwrite,
         protocol=protocol,
         images=images,
@@ -182,130 +132,70 @@ def read_networks(source: str | Path) -> tuple[Tensor, WeightLayout, PreTrainedC
         rows = zoo["train"].select([int(zoo["train"].epoch.max())]).within(math.inf)
         return rows.weights, zoo.config.weight_layout(), zoo.config.network_config() if zoo.config.network else None
     found = found_checkpoints(Path(source))
-    if not found:
-        raise UserError(f"{source} holds no checkpoints, such as model-00000/{WEIGHTS}.")
     network = _network(found[0].path, None, None)
-    layout = _layout(found[0].path) if network is None else layout_of(network)
-    weights = StoredWeights(CheckpointVectors([one.path for one in found], layout)).read()
+    layout = layout_in(found[0].path) if network is None else layout_of(network)
+    weights = StoredWeights(_vectors(found, layout)).read()
     if broken := (~torch.isfinite(weights).all(dim=1)).nonzero().flatten().tolist():
         raise UserError(f"{found[broken[0]].path} holds NaN or infinite weights; leave it out.")
     return weights, layout, network
 
 
-def _layout(path: Path) -> WeightLayout:
-    return WeightLayout(tuple((name, tuple(tensor.shape)) for name, tensor in _floats(path).items()))
-
-
-def _floats(path: Path) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in read_state(path).items() if tensor.is_floating_point()}
-
-
-def found_checkpoints(source: Path) -> list[Found]:
-    """What lies in a folder, models and epochs in their natural order.
-
-    Raises:
-        UserError: if there is no such folder, or it mixes kinds.
-    """
-    if not source.is_dir():
-        raise UserError(f"there is no folder {source}.")
-    kinds = {
-        "folders of transformers": [
-            Found(path, path.parent.name)
-            for path in _sorted(source.glob("*/*"))
-            if path.name == WEIGHTS or (path.name == OLD_WEIGHTS and not (path.parent / WEIGHTS).exists())
-        ],
-        "loose files": [
-            Found(path, path.stem)
-            for path in _sorted(source.iterdir())
-            if path.suffix in (".safetensors", *PICKLED) and path.is_file() and not _is_superseded(path)
-        ],
-        "trials of a Model Zoo": [one for path in _sorted(source.glob(f"*/{TRIAL}")) for one in _trial(path.parent)],
-        "runs of the CNN Wild Park": [_run(path) for path in _sorted(source.glob(f"*/{CHECKPOINT}/{RUN}"))],
-    }
-    present = [kind for kind, found in kinds.items() if found]
-    if len(present) > 1:
-        raise UserError(f"{source} holds {' and '.join(present)}; put each kind into a folder of its own.")
-    return kinds[present[0]] if present else []
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's file, by name.
-
-    Raises:
-        UserError: if it cannot be read, is damaged, or holds anything else.
-    """
-    if path.suffix == ".safetensors":
-        with open_tensors(path) as file:  # which holds tensors in no order
-            return {name: file.get_tensor(name) for name in sorted(file.keys(), key=_place)}
-    state = read_pytorch(path)
-    for key in ("state_dict", "model_state_dict", "model"):  # beside an optimiser's
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise UserError(f"{path} holds no state dict of tensors.")
-    return {str(name): tensor for name, tensor in state.items()}
-
-
-def _is_superseded(path: Path) -> bool:
-    """Whether the same network lies beside it as safetensors, because somebody converted it."""
-    return path.suffix in PICKLED and path.with_suffix(".safetensors").exists()
-
-
-def _trial(folder: Path) -> Iterator[Found]:
-    """Checkpoints of one model of the public Model Zoos, with what was measured when they were taken."""
-    lines = {values.get("training_iteration"): values for _, values in read_json_lines(folder / TRIAL)}
-    for path in _sorted(folder.glob(f"{CHECKPOINT}/checkpoints")):
-        number = path.parent.name.rpartition("_")[2]
-        if not number.isdecimal():
-            continue
-        said = lines.get(int(number), {})
-        config = said.get("config")
-        seed = config.get("seed") if isinstance(config, dict) else None
-        known = {
-            ours: float(said[name])
-            for name, ours in METRIC_NAMES.items()
-            if isinstance(said.get(name), int | float) and not isinstance(said.get(name), bool)
-        }
-        fine = isinstance(seed, int) and 0 <= seed <= MAX_SEED
-        yield Found(path, folder.name, int(number), seed if fine else None, known)
-
-
-def _run(path: Path) -> Found:
-    """A checkpoint of the CNN Wild Park, with its epoch and accuracy, which stand beside its tensors."""
-    said = read_pytorch(path)
-    said = said if isinstance(said, Mapping) else {}
-    epoch, result = said.get("iteration"), said.get("last_result")
-    accuracy = result.get("test/acc") if isinstance(result, Mapping) else None
-    known = {"test_accuracy": float(accuracy)} if isinstance(accuracy, int | float) else {}
-    return Found(path, path.parent.parent.name, epoch if isinstance(epoch, int) else None, metrics=known)
-
-
 def _alike(found: list[Found], like: str) -> list[Found]:
-    """The checkpoints whose tensors have the names and shapes of a model's.
+    """The checkpoints of a model's architecture.
 
     Raises:
         UserError: if there is no such model.
     """
+    for group in by_architecture(found):
+        if any(one.model == like for one in group):
+            return group
     names = dict.fromkeys(one.model for one in found)
-    if like not in names:
-        raise UserError(f"like names {like!r}; models are {', '.join(list(names)[:10])}{', ...' * (len(names) > 10)}.")
-    wanted = _layout(next(one.path for one in found if one.model == like))
-    return [one for one in found if _layout(one.path) == wanted]
+    raise UserError(f"like names {like!r}; models are {', '.join(list(names)[:10])}{', ...' * (len(names) > 10)}.")
 
 
-def _place(name: str) -> tuple:
-    """Modules in the order that people count in, each weight before its bias."""
-    module, _, kind = name.rpartition(".")
-    return _counted(module), {"weight": 0, "bias": 1}.get(kind, 2), kind
+def by_architecture(found: list[Found]) -> list[list[Found]]:
+    """Checkpoints of one architecture together: those whose tensors have the same names and shapes and whose
+    configurations, where there are such, say the same of what networks compute."""
+    groups: dict[Any, list[Found]] = {}
+    for one in found:
+        groups.setdefault((layout_in(one.path).tensors, json.dumps(configuration_of(one.path))), []).append(one)
+    return list(groups.values())
 
 
-def _counted(text: str) -> list[tuple[bool, int | str]]:
-    return [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r"(\d+)", text)]
+def configuration_of(path: Path) -> dict[str, Any]:
+    """What the configuration beside a checkpoint says of the function: not where it came from, how training began, or
+    what training alone does."""
+    beside = _beside(path)
+    values = {} if beside is None else read_json(beside)
+    aside = ("drop", "init")
+    return {
+        name: value
+        for name, value in sorted(values.items())
+        if name not in BOOKKEEPING and not name.startswith("_") and not any(part in name for part in aside)
+    }
 
 
-def _sorted(paths: Iterator[Path]) -> list[Path]:
-    """`model-2` before `model-10`."""
-    return sorted(paths, key=lambda path: _counted(str(path)))
+def _check_configurations(found: list[Found]) -> None:
+    """Whether networks with tensors alike compute alike.
+
+    Raises:
+        UserError: if configurations differ.
+    """
+    first = configuration_of(found[0].path)
+    for one in found[1:]:
+        its = configuration_of(one.path)
+        if other := [name for name in {**first, **its} if first.get(name) != its.get(name)]:
+            raise UserError(
+                f"{found[0].model} has {other[0]} {first.get(other[0])!r} in its configuration and {one.model} has "
+                f"{its.get(other[0])!r}: {EITHER_WAY}"
+            )
+
+
+def _vectors(found: list[Found], layout: WeightLayout) -> FileVectors:
+    def read_one(path: Path) -> Tensor:
+        return layout.vectorize(_renamed(floats_in(path), layout, path))
+
+    return FileVectors([one.path for one in found], read_one, layout.num_params)
 
 
 def _network(path: Path, protocol: Protocol | None, images: ImageData | None) -> PreTrainedConfig | None:
@@ -315,10 +205,14 @@ def _network(path: Path, protocol: Protocol | None, images: ImageData | None) ->
         return protocol.network_config(classes)
     if images is not None:
         raise UserError(NO_PROTOCOL)
+    beside = _beside(path)
+    return None if beside is None else network_from(read_json(beside), str(beside))
+
+
+def _beside(path: Path) -> Path | None:
+    """The configuration beside a checkpoint of transformers."""
     beside = path.parent / "config.json"
-    if path.name not in (WEIGHTS, OLD_WEIGHTS) or not beside.exists():
-        return None
-    return network_from(read_json(beside), str(beside))
+    return beside if path.name in (WEIGHTS, OLD_WEIGHTS) and beside.exists() else None
 
 
 def _renamed(state: dict[str, Tensor], layout: WeightLayout, path: Path) -> dict[str, Tensor]:
@@ -333,10 +227,7 @@ def _renamed(state: dict[str, Tensor], layout: WeightLayout, path: Path) -> dict
         return state
     if set(given) == set(shapes) or list(given.values()) != list(shapes.values()):
         found, wanted = (json.dumps({name: list(shape) for name, shape in of.items()})[:300] for of in (given, shapes))
-        raise UserError(
-            f"{path} holds {found}; networks of this zoo have {wanted}. Choose those of "
-            "one architecture by one of them: like (--like MODEL)."
-        )
+        raise UserError(f"{path} holds {found}; networks of this zoo have {wanted}: {EITHER_WAY}")
     return dict(zip(shapes, state.values()))
 
 
@@ -363,4 +254,4 @@ def _gap(known: Mapping[str, list[float]]) -> dict[str, list[float]]:
     return {} if train is None or test is None else {"generalization_gap": [a - b for a, b in zip(train, test)]}
 
 
-__all__ = ["Found", "found_checkpoints", "import_zoo", "read_networks", "read_state"]
+__all__ = ["NO_PROTOCOL", "by_architecture", "configuration_of", "import_zoo", "read_networks", "write_found"]
