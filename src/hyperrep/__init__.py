@@ -13,7 +13,7 @@ from .representation import HyperRepConfig, HyperRepModel
 from .samplers import KDESampler, UniformSampler
 from .version import __version__
 from .weights import WeightLayout
-from .zoo import Zoo, load_zoo, write_zoo
+from .zoo import Zoo, load_zoo, load_zoos, write_zoo
 
 
 _transformers_pipeline.register()
@@ -32,5 +32,6 @@ __all__ = [
     "Zoo",
     "__version__",
     "load_zoo",
+    "load_zoos",
     "write_zoo",
 ]
