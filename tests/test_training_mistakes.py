@@ -1,7 +1,5 @@
 """What a user can get wrong, and what can go wrong: one clear line, and nothing is lost."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from tiny_zoo import tiny_layout, tiny_network, write_tiny_zoo
@@ -15,8 +13,7 @@ from hyperrep.training import train
 from hyperrep.training.checkpoints import Checkpoints
 from hyperrep.training.failures import memory_errors_explained
 from hyperrep.training.step import make_views
-from hyperrep.weights import WeightLayout
-from hyperrep.zoo import load_zoo
+from hyperrep.zoo import write_zoo
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +52,23 @@ def test_resume_with_other_settings_or_another_zoo_is_refused(zoo, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"permute": True}, {"permute": False, "align": True}])
-def test_units_of_networks_with_skips_are_not_reordered(zoo, tmp_path, settings):
+def test_units_of_networks_with_skips_are_not_reordered_as_those_of_a_chain(tmp_path, settings):
     skipped = tiny_network().to_dict() | {
         "conv_channels": [3, 3],
         "conv_kernel_sizes": [3, 1],
         "pool_sizes": [2, 1],
         "skips": [[1, 2, "identity"]],  # has no tensors: the layout looks like that of a chain
     }
-    tiny = load_zoo(zoo)
-    layout = WeightLayout.of(SmallCNNForImageClassification(SmallCNNConfig.from_dict(skipped)))
-    other = replace(tiny, config=replace(tiny.config, network=skipped, layout=layout.to_list()))
+    network = SmallCNNConfig.from_dict(skipped)
+    weights = [SmallCNNForImageClassification(network).state_dict() for _ in range(40)]
+    accuracy = {"validation_accuracy": torch.rand(40)}
+    other = write_zoo(tmp_path / "zoo", weights, epoch=2, network=network, metrics=accuracy)
     with pytest.raises(UserError, match=r"changes its outputs.*Set permute and align to false"):
-        train(tiny_config(**settings), other, tmp_path / "out")
+        train(tiny_config(**settings, symmetries="chain"), other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    # not told, training finds what may move
+    train(tiny_config(**settings, num_train_epochs=1, epochs=[2]), other, tmp_path / "out")
+    assert HyperRepModel.from_pretrained(tmp_path / "out").config.symmetries == "permutations"
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class HyperRepConfig(PreTrainedConfig):
             network, kept in the checkpoint, before they are encoded.
         symmetries (`str`, *optional*, defaults to `"chain"`): which: `chain`, units of layers that follow one another;
             `permutations`, whatever a trace of the network finds ([`~hyperrep.weights.WeightGraph`]); `signs`, and
-            signs of units, where these may change.
+            signs of units, where these may change. Training chooses between the first two where it is not told.
         hidden_size (`int`, *optional*, defaults to 128): width of a token.
         num_hidden_layers (`int`, *optional*, defaults to 2): blocks of the encoder, and as many of the decoder.
         num_attention_heads (`int`, *optional*, defaults to 4): they divide `hidden_size`.

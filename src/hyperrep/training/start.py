@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,8 @@ def start(
     """
     _check_surroundings(config)
     zoo, *more = (one for given in (zoo, *also) for one in ([given] if isinstance(given, Zoo) else load_zoos(given)))
-    for one in (zoo, *more):
-        _check_symmetry(one, config)
+    configs = [_with_symmetries(config, one) for one in (zoo, *more)]
+    config = configs[0]
     data = TrainingData.from_zoo(zoo, config.epochs, config.weight_threshold)
     accelerator = _accelerator(config, output)
     _check_batches(config, data, accelerator.num_processes)
@@ -155,7 +155,7 @@ def start(
     settings = {key: value for key, value in asdict(config).items() if key not in bookkeeping}
     processes = {"num_processes": accelerator.num_processes}
     deciding = {"layout": zoo.config.layout, **settings, "zoo_sha256": data.digest, **processes}
-    others = tuple(OtherZoo.of(one, config, partial(_model_config, config)) for one in more)
+    others = tuple(OtherZoo.of(one, its, partial(_model_config, its)) for one, its in zip(more, configs[1:]))
     deciding["also_sha256"] = [other.data.digest for other in others] or None
     checkpoints = Checkpoints(output, deciding, zoo.name)
     if resume:
@@ -231,22 +231,33 @@ def _model_config(
     )
 
 
-def _check_symmetry(zoo: Zoo, config: TrainingConfig) -> None:
-    """Whether networks can be permuted and aligned as they are to be."""
-    symmetries = config.model.get("symmetries", "chain")
-    moves = config.permute or config.align
-    traced = moves and symmetries != "chain"
-    other = "" if traced else ", or symmetries to permutations"
+def _with_symmetries(config: TrainingConfig, zoo: Zoo) -> TrainingConfig:
+    """The configuration with the symmetries by which this zoo's networks are permuted and aligned: where none are
+    asked for, those of a chain of layers or, if the networks form none, the permutations that tracing them finds.
+
+    Raises:
+        UserError: if they cannot be permuted or aligned so.
+    """
+    if not (config.permute or config.align):
+        return config
+    symmetries = config.model.get("symmetries")
     try:
-        # which activation is all the same: where the networks differ in it, the default will do
-        if moves and not traced:
+        if symmetries in (None, "chain"):
+            # which activation is all the same: where the networks differ in it, the default will do
             network = zoo.config.architecture()
-            verify_symmetry(zoo.config.weight_layout(), new_module(network), example_images(network))
-        if traced:  # there has to be one such network; signs depend on its activation
+            try:
+                verify_symmetry(zoo.config.weight_layout(), new_module(network), example_images(network))
+            except UserError:
+                if symmetries is not None:
+                    raise
+                symmetries = "permutations"
+        if symmetries in ("permutations", "signs"):
+            # there has to be one such network; signs depend on its activation
             zoo.config.network_config() if symmetries == "signs" else zoo.config.architecture()
             graph_of(zoo.config.network, signs=symmetries == "signs")
     except UserError as error:
-        raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false{other}.") from error
+        raise UserError(f"zoo {zoo.name}: {error} Set permute and align to false.") from error
+    return config if symmetries is None else replace(config, model=config.model | {"symmetries": symmetries})
 
 
 def _networks_and_images(
