@@ -104,7 +104,7 @@ def _processes():
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="Folder of checkpoints.")],
+    source: Annotated[Path, typer.Argument(help="Folder of checkpoints, or a text file with a Hub id in each line.")],
     output: Annotated[Path, typer.Option(help="Folder of the zoo.")],
     protocol: Annotated[
         str | None, typer.Option(help="Recipe that they were trained by: mnist, svhn, ... It says what they are.")

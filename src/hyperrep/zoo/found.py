@@ -1,4 +1,4 @@
-"""Checkpoints that somebody else left in a folder, in whichever way they lie there."""
+"""Checkpoints that somebody else left in a folder, in whichever way they lie there, or published on the Hub."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..errors import UserError
 from ..files.reading import open_tensors, read_json_lines, read_pytorch
+from ..hub import resolve_folder
 from ..weights import WeightLayout
 from .settings import MAX_SEED
 
@@ -49,15 +51,17 @@ class Found:
 
 
 def found_checkpoints(source: Path, epochs: Collection[int] = ()) -> list[Found]:
-    """What lies in a folder, models and epochs in their natural order.
+    """What lies in a folder, models and epochs in their natural order, or what a file lists.
 
     Args:
-        source (`Path`)
+        source (`Path`): a folder, or a text file with a Hub id or a folder of transformers in each line.
         epochs (`Collection[int]`, *optional*): these alone; by default all.
 
     Raises:
         UserError: if there is no such folder, no checkpoint in it, or it mixes kinds.
     """
+    if source.is_file():
+        return _listed(source)
     if not source.is_dir():
         raise UserError(f"there is no folder {source}.")
     kinds = {
@@ -103,6 +107,30 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise UserError(f"{path} holds no state dict of tensors.")
     return {str(name): tensor for name, tensor in state.items()}
+
+
+def _listed(source: Path) -> list[Found]:
+    """Models of the Hub, `org/name` or `org/name@revision` in each line, or folders that transformers saved; they are
+    downloaded as far as they are not in the cache.
+
+    Raises:
+        UserError: if a line is no such model, or its weights are not in one file.
+    """
+    try:
+        lines = [line.partition("#")[0].strip() for line in source.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source} is no folder, and no list of models, one in each line: {error}.") from error
+    names = list(dict.fromkeys(filter(None, lines)))
+    if not names:
+        raise UserError(f"{source} lists no models; write a Hub id, such as org/name, in each line.")
+    found = []
+    for name in tqdm(names, "fetching models", disable=len(names) < 2):
+        repo, _, revision = name.partition("@")
+        folder, _ = (Path(name), None) if Path(name).is_dir() else resolve_folder(repo, revision=revision or None)
+        if not (folder / WEIGHTS).exists():
+            raise UserError(f"{name}, in {source}, has no {WEIGHTS}: its weights are of another kind, or in parts.")
+        found.append(Found(folder / WEIGHTS, name))
+    return found
 
 
 def _is_superseded(path: Path) -> bool:

@@ -47,10 +47,11 @@ def import_zoo(
     `save_pretrained` leaves them); loose files (`*.safetensors`, or PyTorch's `*.pt`, `*.pth` and `*.bin`), one a
     model; the public Model Zoos (`*/result.json` and `*/checkpoint_000025/checkpoints`); and the CNN Wild Park
     (Kofinas et al. 2024, `*/checkpoint_000025/checkpoint.pt`), a zoo for each of its architectures. PyTorch's files
-    are read by `torch.load` with `weights_only`, which builds tensors and runs no code.
+    are read by `torch.load` with `weights_only`, which builds tensors and runs no code. Models of the Hub are named by
+    a list, a text file with an id in each line.
 
     Args:
-        source (`str` or `Path`): the folder.
+        source (`str` or `Path`): the folder, or the list.
         output (`str` or `Path`): of the zoo.
         protocol ([`Protocol`], *optional*): by which they were trained. It says what networks they are; tensors of
             other names are taken by their order, if their shapes are the network's.
