@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -97,10 +96,9 @@ def write_found(
     network = _network(found[0].path, protocol, images)
     layout = None if network is None else layout_of(network)
     layout = layout or layout_in(found[0].path)
-    files = _vectors(found, layout)
-    for _ in tqdm(files.read(np.arange(len(files))), "checking checkpoints", len(files), disable=len(files) < 100):
-        pass  # before anything is written
-    weights = StoredWeights(files)  # of large networks, there may be no room for all
+    for one in tqdm(found, "checking checkpoints", disable=len(found) < 100):  # before anything is written
+        _names(dict(layout_in(one.path).tensors), layout, one.path)
+    weights = StoredWeights(_vectors(found, layout))  # of large networks, there may be no room for all
     models = {name: number for number, name in enumerate(dict.fromkeys(one.model for one in found))}
     seeds = [one.seed for one in found]
     return write_zoo(
@@ -194,7 +192,9 @@ def _check_configurations(found: list[Found]) -> None:
 
 def _vectors(found: list[Found], layout: WeightLayout) -> FileVectors:
     def read_one(path: Path) -> Tensor:
-        return layout.vectorize(_renamed(floats_in(path), layout, path))
+        state = floats_in(path)
+        names = _names({name: tuple(tensor.shape) for name, tensor in state.items()}, layout, path)
+        return layout.vectorize({names[name]: tensor for name, tensor in state.items()})
 
     return FileVectors([one.path for one in found], read_one, layout.num_params)
 
@@ -216,20 +216,19 @@ def _beside(path: Path) -> Path | None:
     return beside if path.name in (WEIGHTS, OLD_WEIGHTS) and beside.exists() else None
 
 
-def _renamed(state: dict[str, Tensor], layout: WeightLayout, path: Path) -> dict[str, Tensor]:
-    """With the layout's names: by name, or by order where shapes are the same.
+def _names(given: Mapping[str, tuple[int, ...]], layout: WeightLayout, path: Path) -> dict[str, str]:
+    """What the layout calls each tensor of a file: the same or, where shapes are the same, by their order.
 
     Raises:
         UserError: if it fits neither way.
     """
     shapes = dict(layout.tensors)
-    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if given == shapes:
-        return state
+        return {name: name for name in given}
     if set(given) == set(shapes) or list(given.values()) != list(shapes.values()):
         found, wanted = (json.dumps({name: list(shape) for name, shape in of.items()})[:300] for of in (given, shapes))
         raise UserError(f"{path} holds {found}; networks of this zoo have {wanted}: {EITHER_WAY}")
-    return dict(zip(shapes, state.values()))
+    return dict(zip(given, shapes))
 
 
 def _metrics(found: list[Found]) -> dict[str, list[float]]:
