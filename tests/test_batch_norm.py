@@ -1,9 +1,11 @@
 """Networks whose batch norms remember: a slim ResNet of transformers goes the whole way, and its statistics do."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_zoo import stacked_zoo
 from tiny_zoo import TINY_SETTINGS
 from torch import nn
@@ -243,3 +245,29 @@ def test_networks_without_memory_have_nothing_to_refresh():
     network = SmallCNNConfig()
     weights = initial_weights(network, [0])
     assert refresh_statistics(network, weights, torch.rand(2, 1, 28, 28)) is weights
+
+
+def test_a_representation_of_networks_whose_norms_are_all_alike(hyperrep, tmp_path):
+    """Networks that were not trained: scale, shift and statistics of their norms vary in none, and have no R²."""
+    (tmp_path / "theirs").mkdir()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        module = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        )
+        torch.save(module.state_dict(), tmp_path / "theirs" / f"{seed}.pth")
+    assert hyperrep("zoo import theirs --epoch 1 --output zoo")[0] == 0
+    sizes = "--hidden-size 32 --intermediate-size 16 --num-hidden-layers 1 --num-attention-heads 2"
+    settings = f"--epochs [1] --batch-size 4 --num-train-epochs 1 --permute false --align false {sizes}"
+    code, _, error = hyperrep(f"train windows --zoo zoo --output model --token-size 8 --window 6 --halo 1 {settings}")
+    assert code == 0, error
+    results = json.loads((tmp_path / "model" / "results" / "training.json").read_text(), parse_constant=pytest.fail)
+    assert list(results["test"]["r2_per_layer"]) == ["0", "4"]
+    code, _, error = hyperrep("sample model --num-models 2 --output samples")
+    assert code == 0, error
+    # what the module is, nobody has said: its tensors are what can be given
+    assert not module.load_state_dict(
+        load_file(tmp_path / "samples/model-00001/model.safetensors"), strict=False
+    ).unexpected_keys
+    assert "load_state_dict" in (tmp_path / "samples/model-00001/README.md").read_text()
+    assert (module[1].running_var > 0).all()

@@ -174,8 +174,8 @@ def test_the_whole_appears_at_once(pipe, tmp_path, monkeypatch):
 
 def test_an_error_leaves_nothing_behind(pipe, tmp_path):
     out = pipe(2, generator=seeded(0))
-    out.network = None
-    with pytest.raises(UserError, match="does not say which network"):
+    out.network = {"hidden_act": "relu"}
+    with pytest.raises(UserError, match="lacks 'model_type'"):
         out.save_pretrained(tmp_path / "samples")
     assert not list(tmp_path.iterdir())
 

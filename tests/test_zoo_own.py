@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub import DatasetCard
+from safetensors.torch import load_file
 from tiny_zoo import TINY_SETTINGS, tiny_layout, tiny_network
 from torch import nn
 
@@ -151,7 +152,10 @@ def test_networks_without_one_are_learned_from_and_sampled(tmp_path):
     networks = HyperRepPipeline.from_pretrained(tmp_path / "model")(2)
     assert networks.weights.shape == (2, 81)
     with pytest.raises(UserError, match=r"does not say which network"):
-        networks.save_pretrained(tmp_path / "samples")
+        networks.model(0)
+    networks.save_pretrained(tmp_path / "samples")
+    state = load_file(tmp_path / "samples" / "model-00001" / "model.safetensors")
+    assert torch.equal(networks.layout.vectorize(state), networks.weights[1])
     for text in (tmp_path / "model").rglob("*.json*"):
         assert "NaN" not in text.read_text()
 

@@ -30,7 +30,12 @@ _CARD = Template("""
 Nobody trained $what weights were drawn from a hyper-representation, a model of a population of trained
 networks (Schürholt et al., *Hyper-Representations as Generative Models*, NeurIPS 2022, arXiv:2209.14733).
 
-```bash
+$load
+
+$table
+""")
+
+_LOAD = """```bash
 pip install hyperrep
 ```
 
@@ -38,12 +43,16 @@ pip install hyperrep
 import hyperrep  # makes the architecture known to transformers
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-network = AutoModelForImageClassification.from_pretrained($place)
-processor = AutoImageProcessor.from_pretrained($place)
-```
+network = AutoModelForImageClassification.from_pretrained("{place}")
+processor = AutoImageProcessor.from_pretrained("{place}")
+```"""
 
-$table
-""")
+# what the networks are, the zoo does not say; whoever trained the others has their module
+_LOAD_TENSORS = """```python
+from safetensors.torch import load_file
+
+module.load_state_dict(load_file("{place}/model.safetensors"), strict=False)  # module: of the zoo's architecture
+```"""
 
 
 @dataclass(eq=False, repr=False)
@@ -127,7 +136,8 @@ class WeightGenerationOutput:
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write each network to `model-00000`, `model-00001`, ...: folders with `config.json`, `model.safetensors`,
-        `preprocessor_config.json` and a card, and beside them `index.json`, which says how they were made.
+        `preprocessor_config.json` and a card, and beside them `index.json`, which says how they were made. Where the
+        zoo does not say what its networks are, there are tensors alone, by the names that the zoo has for them.
 
         Raises:
             UserError: if the folder is not empty and `overwrite` is not set, holds anything that hyperrep did not
@@ -137,7 +147,10 @@ class WeightGenerationOutput:
             names = [f"model-{i:05d}" for i in range(len(self))]
             with output.staging(replace=True) as stage:
                 for i, name in enumerate(names):
-                    if i == 0:
+                    if self.network is None:
+                        (stage / name).mkdir()
+                        save_file(self.state_dict(i), stage / name / "model.safetensors", metadata={"format": "pt"})
+                    elif i == 0:
                         model = self.model(i)  # one for all: to build one takes longer than to write it
                         model.save_pretrained(stage / name)
                     else:  # what transformers writes, without asking it a thousand times
@@ -220,7 +233,7 @@ class WeightGenerationOutput:
         """How a network, or all of them, were made, and how they are loaded."""
         source = str(self.made_by.get("representation"))
         data = ModelCardData(
-            library_name="transformers",
+            library_name="transformers" if self.network is not None else "hyperrep",
             pipeline_tag="image-classification",
             tags=["hyperrep", "weight-generation"],
             base_model=source if self.made_by.get("revision") else None,  # else a folder of this machine
@@ -235,7 +248,8 @@ class WeightGenerationOutput:
             if index is not None
             else (f"{len(self)} generated networks", "these networks: their")
         )
-        place = '"model-00000"' if index is None else '"."'
+        load = _LOAD_TENSORS if self.network is None else _LOAD
+        load = load.format(place="model-00000" if index is None else ".")
         table = markdown_table(["made with", ""], [[name, str(value)] for name, value in made_by.items()])
-        text = _CARD.substitute(title=title, what=what, place=place, table=table)
+        text = _CARD.substitute(title=title, what=what, load=load, table=table)
         return signed_card(data, text)

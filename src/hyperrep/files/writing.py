@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -19,17 +20,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 
 from ..errors import UserError
 from ..version import __version__
+from .locking import LOCK, SOFT_LOCK, locked
 from .reading import read_json
 
 
 MANIFEST = ".hyperrep.json"
-LOCK = ".hyperrep.lock"
-SOFT_LOCK = ".hyperrep.held"  # where the file system knows no locks (NFS, Lustre): whoever made it holds it
 TEMPORARY = ".hyperrep-tmp"  # ends the name of what is being written; what a killed run left of it is removed
 STAGE = ".hyperrep-stage-"  # begins that of a folder
 LEFT = re.compile(rf"\..+\.\d+{re.escape(TEMPORARY)}|{re.escape(STAGE)}\w+{re.escape(TEMPORARY)}")
@@ -83,7 +83,7 @@ def output_folder(
     try:
         path.mkdir(parents=True, exist_ok=True)
         with disk_explained(path):
-            lock = _locked(path)
+            lock = locked(path)
     except Timeout as error:
         raise UserError(f"another run is writing to {path}; wait for it, or choose another folder.") from error
     except OSError as error:
@@ -190,8 +190,8 @@ class OutputFolder:
         return self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def write_json(self, name: str, values: dict[str, Any]) -> Path:
-        """[`write`] for an object."""
-        return self.write_text(name, json.dumps(values, indent=2) + "\n")
+        """[`write`] for an object; JSON knows no NaN and no infinity, for which it has null."""
+        return self.write_text(name, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
     @contextmanager
     def staging(self, replace: bool = False) -> Iterator[Path]:
@@ -380,25 +380,6 @@ def disk_explained(folder: Path) -> Iterator[None]:
         raise
 
 
-def _locked(path: Path) -> BaseFileLock:
-    """The lock of a folder, held.
-
-    Raises:
-        Timeout: if another run holds it.
-        OSError: if the folder cannot be written.
-    """
-    lock: BaseFileLock = FileLock(path / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        (path / LOCK).unlink(missing_ok=True)
-        lock = SoftFileLock(path / SOFT_LOCK, timeout=0)
-        lock.acquire()
-    return lock
-
-
 def _give_usual_mode(*paths: Path) -> None:
     """What files are made with by default: safetensors makes them with 0600, which nobody else could read."""
     umask = os.umask(0o077)  # there is no other way to read it
@@ -414,6 +395,14 @@ def _walk(folder: Path) -> Iterator[str]:
         links = [name for name in folders if Path(path, name).is_symlink()]
         for name in [*files, *links]:
             yield Path(path, name).relative_to(folder).as_posix()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256_of(path: Path) -> str:

@@ -40,7 +40,8 @@ def evaluate_reconstruction(
         batch_size (`int`, *optional*, defaults to 256).
 
     Returns:
-        `dict`: `reconstruction_loss`, `r2`, and `r2_per_layer` by layer name.
+        `dict`: `reconstruction_loss`, `r2`, and `r2_per_layer` by layer name, without those that are the same in all
+        networks, such as the norms of networks that were not trained.
     """
     was_training = model.training
     model.eval()
@@ -57,7 +58,11 @@ def evaluate_reconstruction(
     return {
         "reconstruction_loss": float((errors / std.square()).sum() / weights.numel()),
         "r2": float(overall),
-        "r2_per_layer": {name: float(value) for (name, _), value in zip(model.config.parts, per_layer, strict=True)},
+        "r2_per_layer": {
+            name: float(value)
+            for (name, _), value, varies in zip(model.config.parts, per_layer, baseline_errors > 0, strict=True)
+            if varies
+        },
     }
 
 
