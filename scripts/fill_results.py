@@ -42,6 +42,7 @@ SHORT = {
     "distance_ratio": "distance to the nearest training network (1 = the zoo's own)",
     "good_and_far_1": "good and that far",
     "dispersion": "dispersion (1 = the zoo's own)",
+    "directions": "directions (1 = as many as the zoo's)",
     "data_copying": "C_T (below 0 = nearer than held-out networks)",
 }
 

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from hyperrep import HyperRepConfig, HyperRepModel, load_zoo
 from hyperrep.population import choose_engine, population_logits
 from hyperrep.representation.batched import encode_rows
+from hyperrep.samplers.standard import directions, dispersion
 from hyperrep.training import TrainingConfig, train
 from hyperrep.training.behavior import BehavioralLoss, shuffled
 from hyperrep.training.moments import Moments
@@ -116,6 +117,9 @@ def test_moments_by_hand():
     shift = torch.tensor([1 - 2 / 2, 0 - 8 / 2, 9 - 0.0])  # from means 0, 2, 1, without a batch of two's own scatter
     spread = torch.tensor([2**0.5 - 0, 8**0.5 - 2**0.5, 0.0]).square()
     expected = ((shift + spread) / torch.tensor([4.0, 4.0, 0.25])).mean()
+    # the zoo's networks are to be expected 2 (0 + 2) apart in the first layer, and these are 2^2 + 4^2; the second
+    # layer is the same in the whole zoo
+    expected = expected + 2 / 3 * (20 / 4 - 1) ** 2
     assert_close(moments(weights), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -125,9 +129,23 @@ def test_a_small_batch_of_the_same_population_has_the_same_moments():
     moments = Moments(zoo, [50], torch.tensor([0.5]))
     batches = zoo[torch.randperm(4000, generator=generator)].split(16)
     mean = torch.stack([moments(batch) for batch in batches]).mean()
-    assert mean == pytest.approx(1 / 30, abs=0.01)  # how well 16 tell the deviation: 1 / (2 (16 - 1))
-    assert moments(zoo + 0.5) - moments(zoo) == pytest.approx(1.0, abs=1e-3)
-    assert moments(0.5 * zoo) > 0.3
+    # how well 16 tell the deviation, 1 / (2 (16 - 1)), and how alike distances are in 50 dimensions, 2 / 50
+    assert mean == pytest.approx(1 / 30 + 2 / 50, abs=0.015)
+    assert moments(zoo[:200] + 0.5) - moments(zoo[:200]) == pytest.approx(1.0, abs=0.1)
+    assert moments(0.5 * zoo[:200]) > 0.3
+
+
+def test_networks_on_a_line_have_not_the_moments_of_a_population():
+    """Mean and variance of every weight are right, and all networks differ in one number."""
+    generator = torch.Generator().manual_seed(0)
+    zoo = torch.randn(1000, 50, generator=generator)
+    signs = torch.randn(50, generator=generator).sign()
+    line = torch.randn(1000, 1, generator=generator) * signs
+    moments = Moments(zoo, [30, 20], torch.ones(2))
+    assert moments(line[:200]) > moments(zoo[:200]) + 1
+    assert directions(zoo[:200], zoo) == pytest.approx(1, abs=0.1)
+    assert directions(line[:200], zoo) < 0.05
+    assert dispersion(line, zoo) == pytest.approx(1, abs=0.1)  # which does not tell
 
 
 def test_the_ensembles_share_by_hand(zoo, behavior):

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..samplers.standard import copying, dispersion
+from ..samplers.standard import copying, directions, dispersion
 from ..zoo import ZooSplit
 from .bench import Bench
 from .novelty import error_similarity, expected_similarity, last_rows, nearest_similarity, vote_accuracy
@@ -88,6 +88,8 @@ class Yardstick:
             found[f"good_and_far_{least:g}"] = ((accuracy >= self.bar) & (farness >= least)).float()
         if len(weights) > 1:
             found["dispersion"] = torch.tensor([dispersion(canonical, self.training)])
+            of_each = self.training[last_rows(self.bench.training.model_id)]
+            found["directions"] = torch.tensor([directions(canonical, of_each)])
             if len(self.held_out):
                 found["data_copying"] = torch.tensor([copying(canonical, self.training, self.held_out)])
         return {what: values for what, values in found.items() if len(values)}

@@ -79,6 +79,20 @@ def dispersion(samples: Tensor, train: Tensor) -> float:
     return float(samples.var(dim=0).sum() / train.var(dim=0).sum().clamp_min(1e-12))
 
 
+def directions(samples: Tensor, train: Tensor) -> float:
+    """In how many directions samples vary, over the same of as many of what they were learned from: participation
+    ratios (sum of l)^2 / sum of l^2 of the eigenvalues l of their covariances. 1 is wanted; near 0, samples lie along
+    a few lines, whatever their dispersion."""
+    count = min(len(samples), len(train))
+
+    def ratio(rows: Tensor) -> float:
+        some = rows[torch.linspace(0, len(rows) - 1, count).long()].double()
+        eigenvalues = torch.linalg.svdvals(some - some.mean(dim=0)).square()
+        return float(eigenvalues.sum().square() / eigenvalues.square().sum().clamp_min(1e-12))
+
+    return ratio(samples) / max(ratio(train), 1e-12)
+
+
 def copying(samples: Tensor, train: Tensor, held_out: Tensor) -> float:
     """C_T of Meehan, Chaudhuri and Dasgupta (2020), in one cell: the z-score of a Mann-Whitney test that samples lie
     as far from their nearest training latent as held-out latents do. Far below 0 means copying, far above 0 that they

@@ -29,7 +29,8 @@ class Novelty(Experiment):
     Distances are those of weights whose hidden units are aligned, in units of the median distance of a training
     network to the nearest other one. Two networks are as similar as the sets of test images they get wrong. Data
     copying (C_T) says by how many standard deviations networks lie nearer to training networks than held-out ones do
-    (below 0) or farther. Dispersion is total variance over that of the training networks.
+    (below 0) or farther. Dispersion is total variance over that of the training networks; directions are participation
+    ratios of covariances, over that of as many of these.
     """
 
     name: ClassVar[str] = "novelty"
@@ -45,6 +46,9 @@ class Novelty(Experiment):
         "excess_similarity": Quantity("Similarity to the nearest training network beyond that of independent errors"),
         "similarity_above_held_out": Quantity("The same beyond that of held-out networks of the same accuracy"),
         "dispersion": Quantity("Dispersion of weights (1 = that of the zoo)", in_per_cent=False, of_all=True),
+        "directions": Quantity(
+            "Directions that weights vary in (1 = as many as the zoo's)", in_per_cent=False, of_all=True
+        ),
         "data_copying": Quantity("Data copying C_T (below 0 = copies)", in_per_cent=False, of_all=True),
     }
 
