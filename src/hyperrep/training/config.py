@@ -60,7 +60,8 @@ class TrainingConfig:
         ensemble_share (`float`, *optional*, defaults to 0.0): share, from 0 to 1, of that cross-entropy which is not
             each network's own but that of their mean probabilities, so that they learn to err differently.
         moments_weight (`float`, *optional*, defaults to 0.0): weight of how far means and standard deviations of these
-            networks' weights are from those of the training networks, see [`~hyperrep.training.moments.Moments`].
+            networks' weights, and distances of pairs, are from those of the training networks, see
+            [`~hyperrep.training.moments.Moments`].
         behavior_images (`int`, *optional*, defaults to 32): training images a step for these terms.
         batch_size (`int`, *optional*, defaults to 64): networks a step, over all processes together.
         gradient_accumulation_steps (`int`, *optional*, defaults to 1): micro-batches that a step's batch is divided
