@@ -45,10 +45,12 @@ def test_it_is_trained_on_and_what_cannot_be_is_one_line(own, hyperrep):
     assert hyperrep("train", "settings.yaml", "--zoo", own, "--output", "model", *options).code == 0
     assert hyperrep("card", "model").code == 0
     outcome = hyperrep("sample", "model", "--num-models", "2", "--output", "samples")
-    if with_network:
-        assert outcome.code == 0, outcome.err
-    else:
-        is_refused(outcome, "which network")
+    assert outcome.code == 0, outcome.err
+    assert Path("samples/model-00001/model.safetensors").exists()
+    assert Path("samples/model-00001/config.json").exists() == with_network
+    if not with_network:
+        best_of = ["--best-of", "3", "--images", "digits"]
+        is_refused(hyperrep("sample", "model", *best_of, "--output", "x"), "images look")
     aligned = hyperrep("train", "settings.yaml", "--zoo", own, "--output", "aligned", "--align", "true")
     assert aligned.code == (0 if with_network else 2), aligned.err
     for extra in ((), ("--images", "digits")):
