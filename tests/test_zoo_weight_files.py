@@ -1,6 +1,7 @@
 """Large networks are files of their own, which rows name: each a checkpoint that anybody can load."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -146,6 +147,4 @@ def test_a_file_with_other_tensors_is_one_line(spoil, said, files, tmp_path):
 
 
 def load_zoo_copy(files: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(files, tmp_path / "copy"))

@@ -202,15 +202,7 @@ def read_tensors(
         UserError: if the file cannot be read or is damaged, or a tensor is missing, too many, of another shape, no
             floating-point numbers, or not finite.
     """
-    with open_tensors(path) as file:
-        if set(file.keys()) != set(shapes):
-            raise UserError(f"{path} holds tensors {listed(file.keys())}; {listed(shapes)} are needed.")
-        for name, shape in shapes.items():
-            found = file.get_slice(name).get_shape()
-            if len(found) != len(shape) or any(s is not None and s != f for s, f in zip(shape, found)):
-                wanted = ", ".join("any" if size is None else str(size) for size in shape)
-                raise UserError(f"{path}: {name} has shape {list(found)}; [{wanted}] is needed.")
-        tensors = {name: file.get_tensor(name) for name in shapes}
+    tensors = stored_tensors(path, shapes)
     for name, tensor in tensors.items():
         if name in integers and tensor.dtype == torch.int64:
             continue
@@ -223,6 +215,27 @@ def read_tensors(
         if not torch.isfinite(tensors[name]).all():
             raise UserError(f"{path}: {name} holds NaN or infinite numbers.")
     return tensors
+
+
+def stored_tensors(path: str | Path, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file as they are, of any type and with any numbers.
+
+    Args:
+        path (`str` or `Path`)
+        shapes (`Mapping`): as in [`read_tensors`].
+
+    Raises:
+        UserError: if the file cannot be read or is damaged, or a tensor is missing, too many or of another shape.
+    """
+    with open_tensors(path) as file:
+        if set(file.keys()) != set(shapes):
+            raise UserError(f"{path} holds tensors {listed(file.keys())}; {listed(shapes)} are needed.")
+        for name, shape in shapes.items():
+            found = file.get_slice(name).get_shape()
+            if len(found) != len(shape) or any(s is not None and s != f for s, f in zip(shape, found)):
+                wanted = ", ".join("any" if size is None else str(size) for size in shape)
+                raise UserError(f"{path}: {name} has shape {list(found)}; [{wanted}] is needed.")
+        return {name: file.get_tensor(name) for name in shapes}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import sha256_of
-from ..files.reading import listed, open_tensors
+from ..files.reading import stored_tensors
 from ..weights import WeightLayout
 
 
@@ -65,14 +65,7 @@ def read_checkpoint(path: Path, layout: WeightLayout) -> Tensor:
     Raises:
         UserError: if it cannot be read, is damaged, or holds other tensors than the zoo's networks have.
     """
-    shapes = dict(layout.tensors)
-    with open_tensors(path) as file:
-        if set(file.keys()) != set(shapes):
-            raise UserError(f"{path} holds tensors {listed(file.keys())}; {listed(shapes)} are needed.")
-        for name, shape in shapes.items():
-            if (found := tuple(file.get_slice(name).get_shape())) != shape:
-                raise UserError(f"{path}: {name} has shape {list(found)}; {list(shape)} is needed.")
-        tensors = {name: file.get_tensor(name) for name in shapes}
+    tensors = stored_tensors(path, dict(layout.tensors))
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise UserError(f"{path}: {name} holds {tensor.dtype}; float32 is needed.")

@@ -75,7 +75,7 @@ def import_zoo(
         found = _alike(found, like)
     elif protocol is None:
         _check_configurations(found)
-    return write_found(found, source, output, protocol, images, epoch, overwrite)
+    return write_found(found, source, output, protocol, images, epoch, overwrite, alike=like is not None)
 
 
 def write_found(
@@ -87,8 +87,10 @@ def write_found(
     epoch: int | None = None,
     overwrite: bool = False,
     repo: str | None = None,
+    alike: bool = False,
 ) -> Path:
-    """[`import_zoo`] for checkpoints that were found in `source`."""
+    """[`import_zoo`] for checkpoints that were found in `source`; `alike` are those whose tensors are known to have
+    the same names and shapes, so that the first tells of all."""
     if epoch is None and any(one.epoch is None for one in found):
         raise UserError(
             f"{source} does not say after how many epochs its networks were taken; give epoch (--epoch 25)."
@@ -96,7 +98,8 @@ def write_found(
     network = _network(found[0].path, protocol, images)
     layout = None if network is None else layout_of(network)
     layout = layout or layout_in(found[0].path)
-    for one in tqdm(found, "checking checkpoints", disable=len(found) < 100):  # before anything is written
+    checked = found[:1] if alike else found  # before anything is written
+    for one in tqdm(checked, "checking checkpoints", disable=len(checked) < 100):
         _names(dict(layout_in(one.path).tensors), layout, one.path)
     weights = StoredWeights(_vectors(found, layout))  # of large networks, there may be no room for all
     models = {name: number for number, name in enumerate(dict.fromkeys(one.model for one in found))}

@@ -166,13 +166,10 @@ def _table(rows: ZooSplit, config: ZooConfig, schema: pa.Schema, folder: Path) -
     columns |= {name: values.tolist() for name, values in rows.factors.items()}
     if "file" in schema.names:
         columns["file"] = _checkpoints(rows, config, folder)
-        return pa.table([pa.array(columns[field.name], type=field.type) for field in schema], schema=schema)
-    flat = pa.array(rows.weights.contiguous().numpy().reshape(-1))
-    weights = pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
-    arrays = [
-        weights if field.name == "weights" else pa.array(columns[field.name], type=field.type) for field in schema
-    ]
-    return pa.table(arrays, schema=schema)
+    else:
+        flat = pa.array(rows.weights.contiguous().numpy().reshape(-1))
+        columns["weights"] = pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
+    return pa.table({field.name: columns[field.name] for field in schema}, schema=schema)
 
 
 def _checkpoints(rows: ZooSplit, config: ZooConfig, folder: Path) -> list[str]:

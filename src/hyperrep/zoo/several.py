@@ -5,7 +5,6 @@ What `datasets` calls configurations: rows of one have weights of one length, an
     load_dataset("org/zoos", "resnet-272474")     load_zoo("org/zoos/resnet-272474")     load_zoos("org/zoos")
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Collection
@@ -71,10 +70,10 @@ def import_zoos(
         folder.remove(SEVERAL)
         with folder.staging(replace=True) as stage:
             for name, found in groups.items():
-                write_found(found, source, stage / name, epoch=epoch, repo=f"{repo}/{name}")
+                write_found(found, source, stage / name, epoch=epoch, repo=f"{repo}/{name}", alike=True)
             configs = {name: load_config(stage / name) for name in groups}
             _write_card(stage / "README.md", configs, repo, output.absolute().name)
-        folder.write_text(SEVERAL, json.dumps({"zoos": list(groups)}, indent=2) + "\n")
+        folder.write_json(SEVERAL, {"zoos": list(groups)})
     return output
 
 
